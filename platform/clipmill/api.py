@@ -1,0 +1,453 @@
+"""The Python API: one function a verb, the same that the command line calls.
+
+Every function takes plain values and gives a plain dict with the keys that `--json` prints.
+Progress is a callback `(what, done, total, figures)`. Heavy libraries are imported inside.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipmill.errors import RegistryError, RunError, UsageError, VideoError
+
+if TYPE_CHECKING:
+    import webdataset as wds
+
+    from clipmill.infer import Model
+    from clipmill.plan import Plan
+    from clipmill.plugin import Sample
+    from clipmill.recipe import Recipe
+
+Progress = Callable[[str, int, int, Mapping[str, float]], None]
+RecipeLike = "str | os.PathLike[str] | Mapping[str, Any] | Recipe"
+
+
+def _bare(progress: Progress | None) -> Callable[[str, int, int], None] | None:
+    return (lambda what, done, total: progress(what, done, total, {})) if progress else None
+
+
+def worlds_make(
+    name: str,
+    out: str,
+    *,
+    videos: int = 1000,
+    size: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make a controlled video set: N videos in all, 70/15/15 for training, validation and test."""
+    from clipmill import worlds
+
+    tell = (lambda done, total: progress("making videos", done, total, {})) if progress else None
+    return worlds.make(name, out, videos=videos, size=size, seed=seed, progress=tell)
+
+
+def inspect(file: str) -> dict[str, Any]:
+    """Tell what is really in a video; every frame is decoded."""
+    from dataclasses import asdict
+
+    from clipmill import storage, video
+
+    with _named(file):
+        info = asdict(video.probe(storage.read(file), decode=True))
+    return {"file": file, "streams": _streams(info), **info, "faults": list(info["faults"])}
+
+
+def _streams(info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The streams that are used: the best of pictures, the best of sound if there is any."""
+    shown = ("codec", "pixel_format", "width", "height", "fps", "rotation")
+    streams = [{"kind": "video", **{key: info[key] for key in shown}}]
+    if info["audio_rate"]:
+        sound = {"rate": info["audio_rate"], "channels": info["audio_channels"]}
+        streams.append({"kind": "audio", **sound})
+    return streams
+
+
+@contextlib.contextmanager
+def _named(file: str) -> Iterator[None]:
+    """Name the file in an error about its bytes."""
+    try:
+        yield
+    except VideoError as error:
+        got, *rest = error.args
+        raise VideoError(f"{file}: {got}", *rest) from error
+
+
+def ingest(
+    source: str,
+    out: str,
+    *,
+    layout: str = "auto",
+    profile: str = "training",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write shards and a catalog of all videos of a source."""
+    from clipmill import ingest as ingests
+
+    return ingests.run(source, out, layout=layout, profile=profile, progress=_bare(progress))
+
+
+def verify(data: str, *, deep: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """Read a dataset back and name each fault."""
+    from clipmill import ingest as ingests
+
+    faults = ingests.verify(data, deep=deep, progress=_bare(progress))
+    return {"data": data, "faults": faults}
+
+
+def webdataset(data: str) -> "wds.WebDataset":
+    """Hand a dataset's shards to the webdataset library, for a loop of one's own."""
+    import webdataset as wds
+
+    from clipmill import catalog as catalogs
+    from clipmill import storage
+
+    catalog = catalogs.load(data)
+    names = sorted(set(catalog.table["shard"].to_pylist()))
+    return wds.WebDataset(
+        [storage.join(catalog.folder, name) for name in names], shardshuffle=False
+    )
+
+
+def recipe(source: Any, overrides: Sequence[str] = ()) -> "Recipe":
+    """Read a recipe from a file, the name of a shipped one, plain data or a recipe."""
+    from clipmill import recipe as recipes
+
+    if isinstance(source, recipes.Recipe):
+        return recipes.load(source.model_dump(by_alias=True), overrides)
+    return recipes.load(source, overrides)
+
+
+def plan(
+    source: Any,
+    overrides: Sequence[str] = (),
+    *,
+    ranks: int | None = None,
+    epochs: int = 1,
+    dump: str | None = None,
+) -> dict[str, Any]:
+    """The dry run: what a recipe would train on; opens no video."""
+    from clipmill import plan as plans
+
+    given = recipe(source, overrides)
+    made = plans.make(given, "train")
+    world = ranks or max(1, given.train.workers)
+    if world > made.batch:
+        raise UsageError(f"{world} ranks", f"at most train.batch = {made.batch}")
+    if dump:
+        _dump(made, epochs, world, dump)
+    per_epoch = made.takes_per_epoch // made.batch
+    view = made.plugin.views()["train"]
+    take_bytes = view.frames * view.size * view.size * 3
+    return {
+        "takes": made.takes_per_epoch,
+        "batches": per_epoch,
+        "steps": given.train.steps,
+        "epochs": given.train.steps / per_epoch,
+        "records": len(made.catalog),
+        "bytes": given.train.steps * made.batch * take_bytes,
+        "plan_digest": made.digest,
+        "warnings": _warnings(made),
+        **({"dump": dump} if dump else {}),
+    }
+
+
+def _warnings(made: "Plan") -> list[str]:
+    dropped = made.takes_in_catalog - made.takes_per_epoch
+    view = made.plugin.views()["train"]
+    short = int(
+        (made.catalog.column("frames") < view.span_frames(made.catalog.column("fps"))).sum()
+    )
+    told = [
+        (dropped, f"{dropped} takes of each epoch fill no batch and are left for the next order"),
+        (short, f"{short} videos are shorter than a clip: their last frame stands still"),
+    ]
+    return [text for count, text in told if count]
+
+
+def _dump(made: "Plan", epochs: int, world: int, path: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from clipmill import plan as plans
+    from clipmill import storage
+
+    with storage.writing(storage.absolute(path)) as file:
+        pq.write_table(pa.table(plans.table(made, epochs, world)), file)
+
+
+def feed(source: Any, overrides: Sequence[str] = (), *, start: int = 0) -> Iterator["Sample"]:
+    """The training batches of a recipe, for a loop of one's own: uint8 arrays by name."""
+    from clipmill import feed as feeds
+    from clipmill import plan as plans
+
+    given = recipe(source, overrides)
+    share = feeds.Share(start, given.train.steps)
+    return feeds.batches(plans.make(given, "train"), share, given.plain(), "thread")
+
+
+def train(
+    source: Any,
+    overrides: Sequence[str] = (),
+    *,
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train a recipe; a broken run of the same name goes on from its last commit."""
+    from clipmill import launch
+
+    return launch.run(recipe(source, overrides), progress=progress, address=address)
+
+
+def resume(
+    name: str,
+    *,
+    folder: str = "runs",
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Go on with a broken run."""
+    from clipmill import storage
+
+    home = _run_folder(name, folder)
+    told: dict[str, Any] = storage.read_json(f"{home}/recipe.json")["recipe"]  # type: ignore[assignment]
+    given = {**told, "run": {**told["run"], "folder": os.path.dirname(home)}}  # where it lies now
+    return train(given, address=address, progress=progress)
+
+
+def _run_folder(run: str, folder: str) -> str:
+    """The folder of a run by its name or its MLflow id."""
+    from clipmill import storage, track
+
+    root = storage.absolute(folder)
+    if os.path.exists(f"{root}/{run}/recipe.json"):
+        return f"{root}/{run}"
+    for path in Path(root).glob("*/mlflow.json"):
+        if track.run_id_of(str(path.parent)) == run:
+            return str(path.parent)
+    raise track.no_such_run(run, folder)
+
+
+def runs(folder: str = "runs") -> dict[str, Any]:
+    """All runs of a folder, with where they stand."""
+    found = sorted(Path(folder).glob("*/recipe.json"))
+    return {"runs": [show(path.parent.name, folder=folder) for path in found]}
+
+
+def show(run: str, *, folder: str = "runs") -> dict[str, Any]:
+    """One run: its result, or how far it has come."""
+    from clipmill import launch, storage, track
+
+    home = launch.Folder(_run_folder(run, folder))
+    if os.path.exists(home.result):
+        return {"status": "finished", **storage.read_json(home.result)}
+    rows = launch.read_metrics(home.metrics)
+    told: dict[str, Any] = storage.read_json(home.recipe)
+    last = rows[-1] if rows else {}
+    return {
+        "status": "unfinished",
+        "run_id": track.run_id_of(home.path),
+        "name": told["recipe"]["run"]["name"],
+        "folder": home.path,
+        "steps": last.get("step", 0),
+        "metrics": {key: value for key, value in last.items() if key not in ("step", "time")},
+    }
+
+
+def evaluate(
+    target: str,
+    data: str | None = None,
+    *,
+    folder: str = "runs",
+    tracking: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Test a run or a version on the test split of its dataset, or of another."""
+    from clipmill import catalog as catalogs
+    from clipmill import evaluate as evaluation
+
+    model, told = _model(target, folder, tracking)
+    catalog = catalogs.load(data or model.recipe.data.path)
+    return {**told, **evaluation.evaluate(model, catalog, progress=_bare(progress))}
+
+
+def _model(target: str, folder: str, tracking: str | None) -> tuple["Model", dict[str, str]]:
+    """The model of a run (by name or id) or of a version."""
+    from clipmill import infer, track
+
+    if "@" not in target and "/" not in target:
+        home = _run_folder(target, folder)
+        return infer.load(f"{home}/model").to(infer.device()), {"run": os.path.basename(home)}
+    with track.fetched(_registry(tracking, folder), target) as (inner, told):
+        return infer.load(inner).to(infer.device()), told
+
+
+def _registry(tracking: str | None, folder: str) -> str:
+    """The store to read versions from; one that is not there is not made."""
+    from clipmill import track
+
+    uri = track.uri_of(tracking, folder)
+    if uri.startswith("sqlite:///") and not os.path.exists(uri.removeprefix("sqlite:///")):
+        raise RegistryError(
+            f"no registry at {uri}",
+            "a store that `clipmill train` made",
+            "name the folder of its runs with --runs, or the store with --track",
+        )
+    return uri
+
+
+def promote(
+    run: str,
+    *,
+    name: str,
+    alias: str = "champion",
+    folder: str = "runs",
+    tracking: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Register a run's model under an alias, unless the one that holds it now tests better."""
+    from clipmill import track
+
+    track.check_name(name)
+    uri, home = track.uri_of(tracking, folder), _run_folder(run, folder)
+    run_id, before = str(track.run_id_of(home)), track.holder(uri, name, alias)
+    new = evaluate(os.path.basename(home), folder=folder, progress=progress)
+    told = {
+        "name": name,
+        "alias": alias,
+        "uri": f"models:/{name}@{alias}",
+        "metrics": new["metrics"],
+    }
+    if before and before["run_id"] == run_id:
+        return {**told, "version": before["version"], "nothing_to_do": True}
+    compared = _compared(new, uri, f"{name}@{alias}", force, progress) if before else None
+    made = track.register(uri, run_id, f"{home}/model", name, alias)
+    return {**told, "version": made["version"], "nothing_to_do": False, "before": compared}
+
+
+def _compared(
+    new: dict[str, Any], uri: str, holder: str, force: bool, progress: Progress | None
+) -> dict[str, float]:
+    """Compare with the holder of the alias on the same test plan; refuse a worse one."""
+    old = evaluate(holder, new["data"], tracking=uri, progress=progress)
+    if not force and new["score"] < old["score"]:
+        raise RegistryError(
+            f"{new['run']} reaches {new['score']:.4f} on {new['data']}, {holder} {old['score']:.4f}",
+            "a model that is not worse",
+            "use --force to promote it all the same",
+        )
+    return dict(old["metrics"])
+
+
+def predict(
+    version: str,
+    files: Sequence[str],
+    *,
+    folder: str = "runs",
+    tracking: str | None = None,
+) -> dict[str, Any]:
+    """Answer videos with a version or a run."""
+    from clipmill import infer, storage
+
+    model, told = _model(version, folder, tracking)
+    videos = []
+    for file in files:
+        with _named(file):
+            videos.append({"video": file, **infer.answer(model, storage.read(file))})
+    return {**told, "videos": videos}
+
+
+def serve(
+    versions: Sequence[str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    folder: str = "runs",
+    tracking: str | None = None,
+    ready: Callable[[str, str], None] | None = None,
+) -> None:
+    """Answer videos over HTTP until told to stop; `ready` hears the address and the token."""
+    from clipmill import serve as serving
+
+    with serving.bind(host, port) as listener:  # a port in use is told before models are loaded
+        models, numbers = _models(versions, folder, tracking)
+        secret = token or serving.new_token()
+        serving.run(
+            serving.make_app(models, token=secret, versions=numbers),
+            host=host,
+            token=secret,
+            listener=listener,
+            ready=lambda address: ready(address, secret) if ready else None,
+        )
+
+
+def _models(
+    versions: Sequence[str], folder: str, tracking: str | None
+) -> tuple[dict[str, "Model"], dict[str, str]]:
+    """Models and version numbers by the names they are served under."""
+    loaded = {version: _model(version, folder, tracking) for version in versions}
+    names = {version: told.get("name") or told["run"] for version, (_, told) in loaded.items()}
+    if len(set(names.values())) < len(names):
+        raise RunError(f"several versions of {', '.join(names.values())}", "one version a name")
+    models = {names[version]: model for version, (model, _) in loaded.items()}
+    return models, {names[v]: told.get("version", "") for v, (_, told) in loaded.items()}
+
+
+def plugins_list() -> dict[str, Any]:
+    """All plugins that are installed, and those that are broken with the reason."""
+    from clipmill import plugin
+
+    entries = plugin.found()
+    good = [
+        {"name": e.name, "family": e.plugin.family, "package": e.package, "version": e.version}
+        for e in entries
+        if e.plugin
+    ]
+    bad = [
+        {"name": e.name, "package": e.package, "fault": e.fault} for e in entries if not e.plugin
+    ]
+    return {"plugins": good, "broken": bad}
+
+
+def plugins_show(name: str, *, classes: int = 101) -> dict[str, Any]:
+    """A plugin's fields, paper and parameters at default size, counted on the meta device."""
+    import torch
+
+    from clipmill import infer, plugin
+
+    kind = plugin.load(name)
+    with torch.device("meta"):
+        module = infer.build(kind(), tuple(f"class {i}" for i in range(classes)))
+    fields = [
+        {"name": key, "default": field.default, "meaning": field.description or ""}
+        for key, field in kind.model_fields.items()
+    ]
+    return {
+        "name": name,
+        "family": kind.family,
+        "paper": kind.paper,
+        "metric": kind.metric,
+        "fields": fields,
+        "classes": classes,
+        "parameters": sum(weight.numel() for weight in module.parameters()),
+    }
+
+
+def plugins_check(name: str) -> dict[str, Any]:
+    """Run the contract on a plugin."""
+    from clipmill import contract
+
+    report = contract.check(name)
+    checks = [{"check": check, "ok": ok, "detail": detail} for check, ok, detail in report.results]
+    return {"name": name, "ok": report.ok, "checks": checks}
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of recipes, for editors."""
+    from clipmill import recipe as recipes
+
+    return recipes.schema()

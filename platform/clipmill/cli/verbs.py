@@ -1,0 +1,366 @@
+"""The verbs of the command line; each gives plain data and a way to show it."""
+
+import functools
+import inspect
+import os
+import signal
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from clipmill.cli import screen
+from clipmill.errors import ClipmillError
+
+app = typer.Typer(
+    help="From a heap of video to trained, tracked and served models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # help in plain text takes half the time
+    pretty_exceptions_enable=False,
+)
+worlds = typer.Typer(help="Controlled video sets.", no_args_is_help=True, rich_markup_mode=None)
+plugins = typer.Typer(
+    help="Models that are installed.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(worlds, name="worlds")
+app.add_typer(plugins, name="plugins")
+
+Show = Callable[[dict[str, Any]], None]
+on_screen = screen.Screen()
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Overrides, such as train.steps=50.", metavar="KEY=VALUE")
+]
+Recipe = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")]
+Runs = Annotated[str, typer.Option("--runs", help="Folder of all runs.")]
+Tracking = Annotated[
+    str | None, typer.Option("--track", help="MLflow store; else MLFLOW_TRACKING_URI, else SQLite.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster; else RAY_ADDRESS, else a local one.")
+]
+
+
+def verb(group: typer.Typer, name: str, show: Show = screen.pairs) -> Callable[..., Any]:
+    """Make a function a verb: `--json`, one line for an error, exit codes, clean Ctrl-C."""
+
+    def made(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(*args: Any, as_json: bool = False, **options: Any) -> None:
+            raise typer.Exit(_run(function, show, as_json, args, options))
+
+        old = inspect.signature(function)
+        extra = inspect.Parameter(
+            "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json
+        )
+        run.__signature__ = old.replace(parameters=[*old.parameters.values(), extra])  # type: ignore[attr-defined]
+        run.__annotations__ = {**function.__annotations__, "as_json": Json}
+        return group.command(name)(run)
+
+    return made
+
+
+def _run(
+    function: Callable[..., dict[str, Any] | None],
+    show: Show,
+    as_json: bool,
+    args: Any,
+    options: Any,
+) -> int:
+    on_screen.for_programs = as_json
+    try:
+        result = function(*args, **options)
+        on_screen.close()
+        if result is not None:
+            on_screen.result(result, show)
+        return int((result or {}).get("exit_code", 0))
+    except BrokenPipeError:  # whoever read our output has gone; typer ends quietly
+        raise
+    except (ClipmillError, OSError) as error:
+        told = error if isinstance(error, ClipmillError) else ClipmillError(str(error))
+        on_screen.close()
+        screen.error(str(told))
+        if as_json:
+            screen.as_json({"error": str(told)})
+        return told.exit_code
+    except KeyboardInterrupt:
+        on_screen.close()
+        screen.error("stopped; what was finished is kept, the same command goes on from there")
+        return 130
+
+
+@verb(worlds, "make")
+def worlds_make(
+    name: Annotated[str, typer.Argument(help="appearance, direction, order or unlabelled.")],
+    out: Annotated[str, typer.Option(help="Folder to write the videos to.")],
+    videos: Annotated[int, typer.Option(min=1, help="Videos in all, 70/15/15.")] = 1000,
+    size: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = 64,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same videos.")] = 0,
+) -> dict[str, Any]:
+    """Make a controlled video set; writes MP4 files, videos.csv and world.json into OUT."""
+    from clipmill import api
+
+    return api.worlds_make(
+        name, out, videos=videos, size=size, seed=seed, progress=on_screen.progress
+    )
+
+
+@verb(app, "inspect")
+def inspect_file(file: Annotated[str, typer.Argument(help="A video.")]) -> dict[str, Any]:
+    """Tell what is really in a video; reads only."""
+    from clipmill import api
+
+    return api.inspect(file)
+
+
+@verb(app, "ingest")
+def ingest(
+    source: Annotated[str, typer.Argument(help="A folder of videos or a CSV table.")],
+    out: Annotated[str, typer.Option(help="Folder to write shards and catalog to.")],
+    layout: Annotated[str, typer.Option(help="auto, folder, unlabelled or csv.")] = "auto",
+    profile: Annotated[str, typer.Option(help="How videos are stored.")] = "training",
+) -> dict[str, Any]:
+    """Write shards, a catalog and a ledger of what was not taken into OUT."""
+    from clipmill import api
+
+    return api.ingest(source, out, layout=layout, profile=profile, progress=on_screen.progress)
+
+
+def _show_faults(result: dict[str, Any]) -> None:
+    screen.table("", ("faults",), [[fault] for fault in result["faults"]] or [["none"]])
+
+
+@verb(app, "verify", _show_faults)
+def verify(
+    data: Annotated[str, typer.Argument(help="A dataset.")],
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every frame.")] = False,
+) -> dict[str, Any]:
+    """Read a dataset back and name each fault; reads only."""
+    from clipmill import api
+
+    result = api.verify(data, deep=deep, progress=on_screen.progress)
+    return {**result, "exit_code": 1} if result["faults"] else result
+
+
+@verb(app, "plan")
+def plan(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="Workers to plan for.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs to dump.")] = 1,
+    dump: Annotated[str | None, typer.Option(help="Write the takes to a Parquet file.")] = None,
+) -> dict[str, Any]:
+    """The dry run: what a recipe would train on; opens no video."""
+    from clipmill import api
+
+    return api.plan(recipe, overrides or (), ranks=ranks, epochs=epochs, dump=dump)
+
+
+def _show_run(result: dict[str, Any]) -> None:
+    if "recipe" in result:
+        import yaml
+
+        print(yaml.safe_dump(result["recipe"], sort_keys=False), end="")
+    else:
+        screen.pairs(result)
+
+
+@verb(app, "train", _show_run)
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    show_only: Annotated[
+        bool, typer.Option("--print", help="Print the resolved recipe and do nothing.")
+    ] = False,
+    track: Tracking = None,
+    address: Address = None,
+) -> dict[str, Any]:
+    """Train a recipe into RUNS/NAME; a broken run of that name goes on from its last commit."""
+    from clipmill import api
+
+    chosen = [*(overrides or ()), *([f"track.uri={track}"] if track else [])]
+    if show_only:
+        return {"recipe": api.recipe(recipe, chosen).plain()}
+    return api.train(recipe, chosen, address=address, progress=on_screen.progress)
+
+
+@verb(app, "resume")
+def resume(
+    run: Annotated[str, typer.Argument(help="Name or id of a run.")],
+    runs: Runs = "runs",
+    address: Address = None,
+) -> dict[str, Any]:
+    """Go on with a broken run from its last commit."""
+    from clipmill import api
+
+    return api.resume(run, folder=runs, address=address, progress=on_screen.progress)
+
+
+@verb(app, "schema", screen.as_json)
+def schema() -> dict[str, Any]:
+    """Print the JSON schema of recipes, for editors."""
+    from clipmill import api
+
+    return api.schema()
+
+
+def _show_evaluation(result: dict[str, Any]) -> None:
+    shown = ("run", "name", "version", "data", "videos", "protocol")
+    screen.pairs({key: result[key] for key in shown if key in result} | result["metrics"])
+
+
+@verb(app, "evaluate", _show_evaluation)
+def evaluate(
+    target: Annotated[str, typer.Argument(help="A run, or NAME@alias, or NAME/3.")],
+    data: Annotated[str | None, typer.Argument(help="Another dataset than its own.")] = None,
+    runs: Runs = "runs",
+    track: Tracking = None,
+) -> dict[str, Any]:
+    """Test a run or a version on a test split; reads only."""
+    from clipmill import api
+
+    return api.evaluate(target, data, folder=runs, tracking=track, progress=on_screen.progress)
+
+
+def _show_runs(result: dict[str, Any]) -> None:
+    shown = ("name", "status", "steps", "metrics", "run_id")
+    screen.table("", shown, [[run.get(key) for key in shown] for run in result["runs"]])
+
+
+@verb(app, "runs", _show_runs)
+def runs(
+    folder: Annotated[str, typer.Argument(help="Folder of all runs.")] = "runs",
+) -> dict[str, Any]:
+    """List the runs of a folder; reads only."""
+    from clipmill import api
+
+    return api.runs(folder)
+
+
+@verb(app, "show")
+def show(
+    run: Annotated[str, typer.Argument(help="Name or id of a run.")], runs: Runs = "runs"
+) -> dict[str, Any]:
+    """Show one run; reads only."""
+    from clipmill import api
+
+    return api.show(run, folder=runs)
+
+
+@verb(app, "promote")
+def promote(
+    run: Annotated[str, typer.Argument(help="Name or id of a run.")],
+    name: Annotated[str, typer.Option(help="Name in the registry.")],
+    alias: Annotated[str, typer.Option(help="Alias to give.")] = "champion",
+    force: Annotated[bool, typer.Option("--force", help="Also if it tests worse.")] = False,
+    runs: Runs = "runs",
+    track: Tracking = None,
+) -> dict[str, Any]:
+    """Register a run's model under an alias, unless the one that holds it tests better."""
+    from clipmill import api
+
+    return api.promote(
+        run, name=name, alias=alias, force=force, folder=runs, tracking=track,
+        progress=on_screen.progress,
+    )  # fmt: skip
+
+
+def _show_answers(result: dict[str, Any]) -> None:
+    for video in result["videos"]:
+        ranked = video.get("classes", [])[:5]
+        rows = [[each["name"], f"{each['probability']:.4f}"] for each in ranked]
+        screen.table(video["video"], ("class", "probability"), rows)
+
+
+@verb(app, "predict", _show_answers)
+def predict(
+    version: Annotated[str, typer.Argument(help="NAME@alias, NAME/3 or a run.")],
+    videos: Annotated[list[str], typer.Argument(help="Videos.")],
+    runs: Runs = "runs",
+    track: Tracking = None,
+) -> dict[str, Any]:
+    """Answer videos with a model; reads only."""
+    from clipmill import api
+
+    return api.predict(version, videos, folder=runs, tracking=track)
+
+
+@verb(app, "serve")
+def serve(
+    versions: Annotated[list[str], typer.Argument(help="NAME@alias, NAME/3 or runs.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    token: Annotated[str | None, typer.Option(help="Else CLIPMILL_TOKEN, else a new one.")] = None,
+    runs: Runs = "runs",
+    track: Tracking = None,
+) -> None:
+    """Answer videos over HTTP until stopped; prints address and token."""
+    from clipmill import api
+
+    def ready(address: str, secret: str) -> None:
+        page = f"{address}/#token={secret}"
+        on_screen.result({"address": address, "token": secret, "page": page}, screen.pairs)
+
+    chosen = token or os.environ.get("CLIPMILL_TOKEN")
+    api.serve(
+        versions, host=host, port=port, token=chosen, folder=runs, tracking=track, ready=ready
+    )
+
+
+def _show_plugins(result: dict[str, Any]) -> None:
+    shown = ("name", "family", "package", "version")
+    screen.table("", shown, [[each[key] for key in shown] for each in result["plugins"]])
+    for each in result["broken"]:
+        screen.error(f"plugin {each['name']} of {each['package']} is broken: {each['fault']}")
+
+
+@verb(plugins, "list", _show_plugins)
+def plugins_list() -> dict[str, Any]:
+    """List the plugins that are installed."""
+    from clipmill import api
+
+    return api.plugins_list()
+
+
+def _show_plugin(result: dict[str, Any]) -> None:
+    screen.pairs({key: value for key, value in result.items() if key != "fields"})
+    shown = ("name", "default", "meaning")
+    screen.table("fields", shown, [[each[key] for key in shown] for each in result["fields"]])
+
+
+@verb(plugins, "show", _show_plugin)
+def plugins_show(
+    name: Annotated[str, typer.Argument(help="A plugin.")],
+    classes: Annotated[int, typer.Option(min=1, help="Classes to count parameters for.")] = 101,
+) -> dict[str, Any]:
+    """Show a plugin's fields, paper and parameters at default size."""
+    from clipmill import api
+
+    return api.plugins_show(name, classes=classes)
+
+
+def _show_checks(result: dict[str, Any]) -> None:
+    words = {True: "ok", False: "FAILED", None: "not claimed"}
+    rows = [[each["check"], words[each["ok"]], each["detail"]] for each in result["checks"]]
+    screen.table(result["name"], ("check", "", ""), rows)
+
+
+@verb(plugins, "check", _show_checks)
+def plugins_check(name: Annotated[str, typer.Argument(help="A plugin.")]) -> dict[str, Any]:
+    """Run the contract on a plugin; needs no data."""
+    from clipmill import api
+
+    result = api.plugins_check(name)
+    return {**result, "exit_code": 0 if result["ok"] else 1}
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line."""
+    signal.signal(signal.SIGTERM, _stop)  # ends as cleanly as Ctrl-C
+    app()

@@ -1,0 +1,82 @@
+"""A Ray to work on: the one that is named, or a quiet local one that ends with the work.
+
+Knows nothing of what runs on it.
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+from clipmill.errors import ClipmillError
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+@contextlib.contextmanager
+def session(address: str | None = None, *, dashboard: bool = False) -> Iterator[None]:
+    """Use the Ray that is there, the one at the address, or a local one of our own."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        start(address or os.environ.get("RAY_ADDRESS") or "local", dashboard=dashboard)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def start(address: str, *, dashboard: bool = False) -> None:
+    """Connect to a cluster, or start a local one; both without chatter."""
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if address == "local" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one home
+    # Ray Train asks the dashboard for the state of its actors, and complains without it.
+    options: dict[str, Any] = {"include_dashboard": dashboard} if address == "local" else {}
+    try:
+        ray.init(
+            address=address,
+            logging_level=logging.ERROR,
+            log_to_driver=bool(os.environ.get("CLIPMILL_DEBUG")),
+            **options,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClipmillError(
+            f"no Ray at {address}: {error}", "a cluster that answers", "check RAY_ADDRESS"
+        ) from error
+
+
+def cpus() -> int:
+    """CPUs of the whole cluster."""
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+
+
+def quiet_data() -> None:
+    """Hush Ray Data in this process; its progress bars and hints are not ours."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

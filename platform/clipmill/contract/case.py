@@ -1,0 +1,148 @@
+"""What the contract gives a plugin: a tiny catalog in memory, frames of noise, and batches of them.
+
+Knows neither the checks nor how their results are told.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from clipmill import augment
+from clipmill.catalog import SCHEMA, Catalog
+from clipmill.errors import PluginError
+from clipmill.plugin import Decoded, Info, Plugin, Sample
+from clipmill.takes import Draw, Stage, Takes, View, generator
+
+CLASSES = ("amber", "blue", "cyan", "dun")
+RECORDS = 8  # two a class
+BATCH = 8
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def memory_catalog() -> Catalog:
+    """A catalog of a few records that lie nowhere, of several lengths and two rates."""
+    rows = [
+        {
+            "key": f"record{place}", "shard": f"shard{place // 4}", "members": [],
+            "sha256": f"{place:064x}", "source": f"{place}.mp4", "split": "train",
+            "label": CLASSES[place % len(CLASSES)], "attributes": [],
+            "duration_seconds": 4.0 + place, "frames": (4 + place) * (25 + 5 * (place % 2)),
+            "frames_from": "decode", "fps": 25.0 + 5 * (place % 2), "variable_rate": False,
+            "width": 160, "height": 120, "rotation": 0, "has_audio": False,
+        }
+        for place in range(RECORDS)
+    ]  # fmt: skip
+    return Catalog("memory", pa.Table.from_pylist(rows, SCHEMA), {"classes": list(CLASSES)})
+
+
+def noise(view: View, seed: Sequence[int]) -> dict[str, NDArray[np.uint8]]:
+    """Frames as a decoder would give them: coarse blocks, so that convolutions see something."""
+    strange = [stream for stream in view.streams if stream != "rgb"]
+    if strange:
+        raise PluginError(
+            f"a view with the stream {strange[0]}", "rgb, which is all that is decoded"
+        )
+    rng = np.random.default_rng(seed)
+    blocks = -(-view.frames // 4), -(-view.size // 8), -(-view.size // 8)
+    coarse = rng.integers(0, 224, (*blocks, 3), np.uint8)
+    for axis, repeats in enumerate((4, 8, 8)):
+        coarse = coarse.repeat(repeats, axis)
+    frames = coarse[: view.frames, : view.size, : view.size]
+    return {"rgb": frames + rng.integers(0, 32, frames.shape, np.uint8)}
+
+
+@dataclass
+class Case:
+    """A plugin on its way through the contract; what several checks need is made once."""
+
+    plugin: Plugin
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        return memory_catalog()
+
+    @cached_property
+    def views(self) -> Mapping[str, View]:
+        return self.plugin.views()
+
+    def takes(self, stage: Stage) -> Takes:
+        draw = Draw(0)
+        takes = self.plugin.plan(self.catalog, stage, draw)
+        return replace(takes, seed=draw.bits("take", np.arange(len(takes))))
+
+    def decoded(self, takes: Takes, place: int, stage: Stage) -> Decoded:
+        spans = [span for span, row in enumerate(takes.record[place]) if row >= 0]
+        names = [takes.views[takes.view[place, span]] for span in spans]
+        records = [self.catalog.row(int(takes.record[place, span])) for span in spans]
+        if stage == "test":  # as a new video is answered: nobody knows its class
+            records = [{**record, "label": None, "target": -1} for record in records]
+        streams = [
+            noise(self.views[name], [int(takes.record[place, span]), int(takes.first[place, span])])
+            for name, span in zip(names, spans, strict=True)
+        ]
+        return Decoded(stage, tuple(names), tuple(streams), tuple(records))
+
+    def sample(self, takes: Takes, place: int, stage: Stage) -> Sample:
+        rng = generator(int(takes.seed[place]))
+        return self.plugin.sample(self.decoded(takes, place, stage), rng)
+
+    def batch(self, takes: Takes, stage: Stage) -> dict[str, torch.Tensor]:
+        """Prepare a batch of these takes as the feed does."""
+        samples = [self.sample(takes, place, stage) for place in range(len(takes))]
+        batch = {**self.plugin.collate(samples), "seed": takes.seed}
+        view = self.views[takes.views[int(takes.view[0, 0])]]
+        return augment.prepare(batch, view, training=stage == "train")
+
+    @cached_property
+    def training_batch(self) -> dict[str, torch.Tensor]:
+        return self.batch(self.takes("train")[:BATCH], "train")
+
+    @cached_property
+    def test_batch(self) -> dict[str, torch.Tensor]:
+        return self.batch(self.takes("test")[:BATCH], "test")
+
+    def model(self) -> nn.Module:
+        """Make the network; always the same one."""
+        view = next(iter(self.views.values()))
+        torch.manual_seed(0)
+        return self.plugin.build(Info(CLASSES, augment.shapes(view)))
+
+    @cached_property
+    def trained(self) -> nn.Module:
+        """A network after a few steps and `fit`, its running figures moved."""
+        model = self.model().train()
+        if trainable(model):
+            optimizer = self.plugin.optimizer(model)
+            for _ in range(2):
+                self.step(model, optimizer)
+        self.plugin.fit(model, [self.training_batch])
+        return model.eval()
+
+    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+        """One step on the training batch; return the loss before it."""
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss: torch.Tensor = model(self.training_batch)["loss"]
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        return float(optimizer.step(closure).detach())  # type: ignore[arg-type, attr-defined]
+
+    def predict(self, model: nn.Module, batch: Tensors, state: Any = None) -> tuple[Tensors, Any]:
+        with torch.no_grad():
+            outputs: tuple[Tensors, Any] = model.predict(batch, state)  # type: ignore[operator]
+        return outputs
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that the plugin promises to learn, by name."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}

@@ -1,0 +1,359 @@
+"""The checks of the contract, in the order of the data's way.
+
+Each is a small function of a case: it returns what it saw, or raises what it got and wanted.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from clipmill.contract.case import BATCH, RECORDS, Case, Tensors, trainable
+from clipmill.errors import PluginError
+from clipmill.plugin import View, told
+from clipmill.takes import Stage, Takes
+
+STAGES: tuple[Stage, ...] = ("train", "val", "test")
+GRADIENT_STEPS = 5  # a layer that starts at zero lets gradients through only after some steps
+OVERFIT_STEPS = 120
+ROW_TOLERANCE = 1e-4  # kernels sum in another order for another batch size
+
+
+class NotClaimed(Exception):
+    """The plugin makes no promise of what a check looks at."""
+
+
+def _shapes(tensors: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
+
+
+def _same(got: Tensors, wanted: Tensors, tolerance: float, what: str) -> None:
+    """Refuse outputs that are not the same by name and value."""
+    if got.keys() != wanted.keys():
+        raise PluginError(f"{what} gives {sorted(got)}", str(sorted(wanted)))
+    for name, right in wanted.items():
+        if got[name].shape != right.shape:
+            raise PluginError(f"{what} gives {_shapes({name: got[name]})}", f"{list(right.shape)}")
+        far = (got[name].double() - right.double()).abs().max().item() if right.numel() else 0.0
+        if not far <= tolerance:
+            raise PluginError(f"{what} moves {name} by {far:.2g}", f"at most {tolerance:g}")
+
+
+def _fields(case: Case) -> str:
+    plugin = case.plugin
+    try:
+        again = type(plugin).model_validate_json(plugin.model_dump_json())
+    except ValidationError as error:
+        raise PluginError(f"from JSON again: {told(error, type(plugin))[0]}", "the value") from None
+    if again != plugin:
+        raise PluginError(f"{plugin!r} comes back from JSON as {again!r}", "the same value")
+    small = dict(plugin.small)
+    given = plugin.model_dump(exclude_unset=True)
+    if not given:
+        return "all defaults"
+    listed = ", ".join(f"{name}={value}" for name, value in given.items())
+    return listed + (" (the plugin's own small fields)" if small and given == small else "")
+
+
+_IMPORT = (
+    "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[2]);"
+    "importlib.import_module(sys.argv[1]); sys.exit(3 if 'torch' in sys.modules else 0)"
+)
+
+
+def _light_import(case: Case) -> str:
+    module = type(case.plugin).__module__
+    command = [sys.executable, "-c", _IMPORT, module, json.dumps(sys.path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if done.returncode == 3:
+        raise PluginError(
+            f"importing {module} imports torch",
+            "a module free of torch",
+            "put the network into a file of its own and import it in build",
+        )
+    if done.returncode:
+        raise PluginError(f"{module} alone: {done.stderr.strip().splitlines()[-1]}", "an import")
+    return module
+
+
+def _views(case: Case) -> str:
+    if not case.views or not all(isinstance(view, View) for view in case.views.values()):
+        raise PluginError(f"views() gives {case.views!r}", "a View by name")
+    return ", ".join(f"{name} {v.frames} x {v.size} x {v.size}" for name, v in case.views.items())
+
+
+def _plan(case: Case) -> str:
+    frames = case.catalog.column("frames")
+    for stage in STAGES:
+        takes = case.takes(stage)
+        used = takes.record >= 0
+        records, first, last = takes.record[used], takes.first[used], takes.last[used]
+        if not len(takes) or not used.any(axis=1).all():
+            raise PluginError(f"{stage}: takes without a span", "at least one take with a span")
+        if unknown := sorted({takes.views[v] for v in takes.view[used]} - case.views.keys()):
+            raise PluginError(f"{stage}: view {unknown[0]!r}", f"one of {', '.join(case.views)}")
+        if records.max() >= len(frames):
+            raise PluginError(f"{stage}: record {records.max()}", f"below {len(frames)}")
+        if (first < 0).any() or (last < first).any() or (first >= frames[records]).any():
+            raise PluginError(f"{stage}: a span outside its record", "0 <= first <= last")
+        if stage != "train" and len(set(records.tolist())) != len(frames):
+            raise PluginError(
+                f"{stage}: {len(set(records.tolist()))} records", f"all {len(frames)}"
+            )
+    return ", ".join(f"{len(case.takes(stage))} takes for {stage}" for stage in STAGES)
+
+
+def _same_plan(case: Case) -> str:
+    for stage in STAGES:
+        once, again = (_digests(case.takes(stage), case.catalog.keys) for _ in range(2))
+        if once != again:
+            raise PluginError(f"two plans for {stage} differ", "chance from `draw` alone")
+    return "the same takes by digest"
+
+
+def _digests(takes: Takes, keys: Sequence[str]) -> list[bytes]:
+    return [takes.digest(at, [keys[row] for row in takes.record[at]]) for at in range(len(takes))]
+
+
+def _sample(case: Case) -> str:
+    for stage in STAGES:
+        takes = case.takes(stage)
+        once, again = case.sample(takes, 0, stage), case.sample(takes, 0, stage)
+        for name, array in once.items():
+            if not isinstance(array, np.ndarray | np.generic) or array.dtype.kind not in "buif":
+                raise PluginError(f"{stage}: {name} is {type(array).__name__}", "numbers of numpy")
+            if not np.array_equal(array, again[name], equal_nan=array.dtype.kind == "f"):
+                raise PluginError(f"{stage}: {name} differs for the same rng", "chance from `rng`")
+    return _shapes(once)
+
+
+def _collate(case: Case) -> str:
+    takes = case.takes("train")[:BATCH]
+    batch = case.plugin.collate([case.sample(takes, at, "train") for at in range(len(takes))])
+    for name, array in batch.items():
+        if not isinstance(array, np.ndarray):
+            raise PluginError(f"{name} is {type(array).__name__}", "an array")
+    return _shapes(batch)
+
+
+def _prepare(case: Case) -> str:
+    for name, tensor in case.training_batch.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise PluginError(f"{name} is not finite", "finite numbers")
+    return _shapes(case.training_batch)
+
+
+def _build(case: Case) -> str:
+    model, again = case.model(), case.model()
+    if not isinstance(model, nn.Module) or not callable(getattr(model, "predict", None)):
+        raise PluginError(f"build gives {type(model).__name__}", "an nn.Module with predict()")
+    _same(again.state_dict(), model.state_dict(), 0.0, "building again from the same seed")
+    return f"{sum(weight.numel() for weight in model.parameters()):,} parameters"
+
+
+def _forward(case: Case) -> str:
+    outputs = case.model().train()(case.training_batch)
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        raise PluginError(f"forward gives {outputs!r:.80}", 'a dict with a scalar under "loss"')
+    if not loss.isfinite().all():
+        raise PluginError(f"the loss is {loss.item()}", "a finite number")
+    return ", ".join(
+        f"{name} {value.detach().float().mean():.3f}" for name, value in outputs.items()
+    )
+
+
+def _optimizer(case: Case) -> str:
+    model = case.model()
+    weights = trainable(model)
+    if not weights:
+        raise NotClaimed("no trainable weights")
+    optimizer = case.plugin.optimizer(model)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise PluginError(f"optimizer gives {type(optimizer).__name__}", "a torch optimizer")
+    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    if lost := [name for name, weight in weights.items() if id(weight) not in held]:
+        raise PluginError(f"{lost[0]} is in no group of the optimizer", "every trainable weight")
+    return f"{type(optimizer).__name__} of {len(weights)} weights"
+
+
+def _gradients(case: Case) -> str:
+    model = case.model().train()
+    dry = trainable(model)
+    if not dry:
+        raise NotClaimed("no trainable weights")
+    optimizer, count = case.plugin.optimizer(model), len(dry)
+    for _ in range(GRADIENT_STEPS):
+        case.step(model, optimizer)
+        dry = {n: w for n, w in dry.items() if w.grad is None or not w.grad.any()}
+        if not dry:
+            return f"all {count} trainable weights"
+    raise PluginError(
+        f"{len(dry)} of {count} trainable weights get no gradient: {', '.join([*dry][:3])}",
+        "each in the loss, or requires_grad=False",
+    )
+
+
+def _checkpoint(case: Case) -> str:
+    tensors = {n: w.detach().clone().contiguous() for n, w in case.trained.state_dict().items()}
+    packed = safetensors.torch.save(tensors)
+    fresh = case.model()
+    fresh.load_state_dict(safetensors.torch.load(packed))
+    fresh.eval()
+    wanted, _ = case.predict(case.trained, case.test_batch)
+    got, _ = case.predict(fresh, case.test_batch)
+    _same(got, wanted, 1e-6, "the network after saving and loading")
+    return f"{len(tensors)} tensors, {len(packed) / 1e6:.1f} MB of safetensors"
+
+
+def _overfits(case: Case) -> str:
+    model = case.model().train()
+    if not trainable(model):
+        raise NotClaimed("no trainable weights")
+    optimizer, losses = case.plugin.optimizer(model), list[float]()
+    for _ in range(OVERFIT_STEPS):
+        losses.append(case.step(model, optimizer))
+        start, end = float(np.mean(losses[:3])), float(np.mean(losses[-3:]))
+        if len(losses) > 3 and end <= start - 0.5 * abs(start):
+            return f"loss {start:.3f} to {end:.3f} in {len(losses)} steps"
+    raise PluginError(
+        f"loss {start:.3f} to {end:.3f} in {OVERFIT_STEPS} steps on {BATCH} takes",
+        "half of it",
+        "look at the learning rate, the initial weights and the loss",
+    )
+
+
+def _predict(case: Case) -> str:
+    outputs, _ = case.predict(case.trained, case.test_batch)
+    if not outputs or not all(isinstance(out, torch.Tensor) for out in outputs.values()):
+        raise PluginError(f"predict gives {outputs!r:.80}", "a dict of tensors, and a state")
+    rows = len(case.takes("test")[:BATCH])
+    for name, out in outputs.items():
+        if not out.ndim or len(out) != rows:
+            raise PluginError(
+                f"{name} has shape {list(out.shape)}", f"a row for each of {rows} takes"
+            )
+        if not out.isfinite().all():
+            raise PluginError(f"{name} is not finite", "finite numbers")
+    again, _ = case.predict(case.trained, case.test_batch)
+    _same(again, outputs, 0.0, "predicting again")
+    return _shapes(outputs)
+
+
+def _rows(case: Case) -> str:
+    takes = case.takes("test")[:BATCH]
+    together, _ = case.predict(case.trained, case.test_batch)
+    for at in range(len(takes)):
+        alone, _ = case.predict(case.trained, case.batch(takes[at : at + 1], "test"))
+        row = {name: out[at : at + 1] for name, out in together.items()}
+        _same(alone, row, ROW_TOLERANCE, f"predicting take {at} alone")
+    return "a take's answer does not depend on its batch"
+
+
+def _answers(case: Case) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The answer and the row of each record, from all its takes."""
+    takes, answers = case.takes("test"), []
+    for place in range(RECORDS):
+        own = takes[np.flatnonzero(takes.record[:, 0] == place)]
+        outputs, _ = case.predict(case.trained, case.batch(own, "test"))
+        arrays = [{n: out[at].numpy() for n, out in outputs.items()} for at in range(len(own))]
+        answers.append((case.plugin.answer(arrays, own), case.catalog.row(place)))
+    return answers
+
+
+def _meter(case: Case) -> str:
+    plugin, answers = case.plugin, _answers(case)
+    whole, part, rest = plugin.meter(), plugin.meter(), plugin.meter()
+    if whole is None or part is None or rest is None:
+        raise NotClaimed(f"no meter; {len(answers)} videos answered")
+    for place, (answer, row) in enumerate(answers):
+        whole.update(answer, row)
+        (part if place < 3 else rest).update(answer, row)
+    part.merge(rest)
+    figures = whole.compute()
+    if part.compute() != figures:
+        raise PluginError(f"merged parts give {part.compute()}", f"{figures} as the whole")
+    if plugin.metric not in figures:
+        raise PluginError(f"the meter gives {', '.join(figures)}", f"{plugin.metric} among them")
+    return ", ".join(f"{name} {value:.3f}" for name, value in list(figures.items())[:3])
+
+
+def _streaming(case: Case) -> str:
+    if not case.plugin.streaming:
+        raise NotClaimed("not claimed")
+    batch = case.test_batch
+    frames = batch["rgb"].shape[2]
+    at_once, _ = case.predict(case.trained, batch)
+    state, parts = None, []
+    for chunk in torch.split(batch["rgb"], [frames // 2, frames - frames // 2], dim=2):
+        part, state = case.predict(case.trained, {**batch, "rgb": chunk}, state)
+        parts.append(part)
+    chunked = {name: _joined([part[name] for part in parts], out) for name, out in at_once.items()}
+    _same(chunked, at_once, ROW_TOLERANCE, "predicting in two chunks")
+    return f"{frames} frames in 2 chunks as at once"
+
+
+def _joined(chunks: Sequence[torch.Tensor], whole: torch.Tensor) -> torch.Tensor:
+    """Answers a frame one behind the other; of an answer a clip the last, which has seen all."""
+    if whole.ndim > 1 and sum(chunk.shape[1] for chunk in chunks) == whole.shape[1]:
+        return torch.cat(list(chunks), 1)
+    return chunks[-1]
+
+
+class _Predicting(nn.Module):
+    """A network whose forward is predict, as torch.export wants it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The outputs alone, without the state."""
+        outputs: dict[str, torch.Tensor] = self.model.predict(batch)[0]  # type: ignore[operator]
+        return outputs
+
+
+def _export(case: Case) -> str:
+    if not case.plugin.exports:
+        raise NotClaimed("not claimed")
+    size = torch.export.Dim("batch", min=1, max=1024)
+    free = {name: {0: size} for name in case.test_batch}
+    program = torch.export.export(
+        _Predicting(case.trained), (case.test_batch,), dynamic_shapes=(free,), strict=False
+    )
+    fewer = {name: tensor[:3] for name, tensor in case.test_batch.items()}
+    wanted, _ = case.predict(case.trained, fewer)
+    _same(program.module()(fewer), wanted, ROW_TOLERANCE, "the exported program on 3 takes")
+    return "torch.export, with any number of takes"
+
+
+Check = Callable[[Case], str]
+Promise = tuple[str, tuple[str, ...], Check]  # its name, what must hold before it, the check
+CHECKS: tuple[Promise, ...] = (
+    ("fields", (), _fields),
+    ("light import", (), _light_import),
+    ("views", (), _views),
+    ("plan", ("views",), _plan),
+    ("same plan", ("plan",), _same_plan),
+    ("sample", ("plan",), _sample),
+    ("collate", ("sample",), _collate),
+    ("prepare", ("collate",), _prepare),
+    ("build", ("views",), _build),
+    ("forward", ("prepare", "build"), _forward),
+    ("optimizer", ("build",), _optimizer),
+    ("gradients", ("forward", "optimizer"), _gradients),
+    ("overfits", ("forward", "optimizer"), _overfits),
+    ("predict", ("forward", "optimizer"), _predict),
+    ("checkpoint", ("predict",), _checkpoint),
+    ("rows", ("predict", "same plan"), _rows),
+    ("meter", ("predict",), _meter),
+    ("streaming", ("predict",), _streaming),
+    ("export", ("predict",), _export),
+)

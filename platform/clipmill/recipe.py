@@ -1,0 +1,206 @@
+"""The recipe: data, model, training and tracking as one frozen, typed value.
+
+Comes from YAML and dotted overrides, goes as plain data through HTTP, to the cluster and into
+the run. Knows which keys there are, not what they do.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from clipmill import plugin
+from clipmill.errors import RecipeError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Run(_Section):
+    """Where the run lives."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="unique in its folder")
+    folder: str = Field("runs", description="folder of all runs")
+
+
+class Data(_Section):
+    """What is trained and tested on."""
+
+    path: str = Field(description="a dataset that `clipmill ingest` wrote")
+    train: str = Field("train", description="split to train on")
+    validate_: str = Field("val", alias="validate", description="split to validate on")
+    test: str = Field("test", description="split to test on")
+    where: str | None = Field(None, description="filter of records, such as `duration_seconds > 2`")
+    window: int = Field(0, ge=0, description="takes of a shuffle window in shard order; 0 is all")
+
+    def split_of(self, stage: str) -> str:
+        """The split that a stage sees."""
+        return {"train": self.train, "val": self.validate_, "test": self.test}[stage]
+
+
+class Model(BaseModel):
+    """Which plugin, and its own fields beside."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    plugin: str = Field(description="name of an installed plugin")
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The plugin's own fields."""
+        return dict(self.model_extra or {})
+
+
+class Train(_Section):
+    """How long and on what."""
+
+    steps: int = Field(300, ge=1, description="optimizer steps in all")
+    batch: int = Field(16, ge=1, description="takes of a step, over all workers")
+    workers: int = Field(
+        1, ge=0, description="training processes; 0 trains in this one, without Ray"
+    )
+    threads: int = Field(1, ge=1, description="CPU threads of a worker's network")
+    seed: int = Field(0, ge=0, description="of takes, weights and dropout")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto is bf16 where the device has it, fp32 on CPUs"
+    )
+    schedule: Literal["constant", "one-cycle"] = Field(
+        "constant", description="of the learning rate over `steps`"
+    )
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+    log_every: int = Field(10, ge=1, description="steps between logged metrics")
+    max_failures: int = Field(3, ge=-1, description="restarts after lost workers; -1 is no limit")
+
+
+class Track(_Section):
+    """Where runs and versions are kept."""
+
+    uri: str | None = Field(None, description="MLflow store; else MLFLOW_TRACKING_URI, else SQLite")
+    experiment: str = Field("clipmill", description="MLflow experiment")
+    register_: str | None = Field(None, alias="register", description="register as this name")
+
+
+class Recipe(_Section):
+    """Everything that makes a run."""
+
+    run: Run
+    data: Data
+    model: Model
+    train: Train = Train()
+    track: Track = Track()
+
+    def plugin(self) -> plugin.Plugin:
+        """The plugin with its fields."""
+        return plugin.make(self.model.plugin, self.model.fields)
+
+    def plain(self) -> dict[str, Any]:
+        """Plain data, every default filled in, the plugin's too."""
+        data = self.model_dump(mode="json", by_alias=True)
+        data["model"] |= self.plugin().model_dump(mode="json")
+        return data
+
+    def identity(self) -> str:
+        """Hash of what decides the weights; keys that may differ on resume are left out."""
+        data = self.plain()
+        free = MAY_DIFFER if self.train.schedule == "constant" else MAY_DIFFER - {"steps"}
+        decisive = {key: value for key, value in data["train"].items() if key not in free}
+        told = {"model": data["model"], "train": decisive, "data": {**data["data"], "path": None}}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+MAY_DIFFER = {"workers", "steps", "checkpoint_every", "log_every", "max_failures"}
+
+
+def load(
+    source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()
+) -> Recipe:
+    """Read a recipe from YAML or plain data, and set `dotted.key=value` overrides."""
+    data = _copied(source) if isinstance(source, Mapping) else _parsed(find(source))
+    for override in overrides:
+        _set(data, override)
+    return parse(data)
+
+
+def parse(data: Mapping[str, Any]) -> Recipe:
+    """Check plain data; unknown keys are refused with the nearest right one."""
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(*plugin.told(error, Recipe)) from None
+    recipe.plugin()
+    return recipe
+
+
+def find(source: str | os.PathLike[str]) -> Path:
+    """Find a recipe by path, or by the name of one that clipmill ships."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    names = [path.name, f"{path.name}.yaml"]
+    shipped = [folder / name for folder in shipped_folders() for name in names]
+    for candidate in shipped:
+        if candidate.is_file():
+            return candidate
+    known = sorted({p.stem for folder in shipped_folders() for p in folder.glob("*.yaml")})
+    raise RecipeError(f"no recipe {path}", f"a YAML file or one of {', '.join(known)}")
+
+
+def shipped_folders() -> list[Path]:
+    """Where the recipes lie: in an installed package, or in the repository."""
+    here = Path(__file__).resolve()
+    return [f for f in (here.parent / "pipelines", here.parents[2] / "pipelines") if f.is_dir()]
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path} cannot be read: {error}", "a YAML file") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path} holds no keys", "a recipe with run, data and model")
+    return data
+
+
+def _copied(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _copied(value) if isinstance(value, Mapping) else value for key, value in data.items()
+    }
+
+
+def _set(data: dict[str, Any], override: str) -> None:
+    dotted, sign, text = override.partition("=")
+    *path, last = dotted.split(".")
+    if not sign or not dotted:
+        raise RecipeError(f"the override {override!r}", "dotted.key=value, such as train.steps=50")
+    for part in path:
+        inner = data.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(f"{dotted}: {part} is {inner!r}", "a section")
+        data = inner
+    try:
+        data[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"the value of {override!r}", "a YAML value") from None
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of recipes, for editors; the fields of each installed plugin included."""
+    whole = Recipe.model_json_schema(by_alias=True)
+    variants = [_variant(entry) for entry in plugin.found() if entry.plugin]
+    whole["properties"]["model"] = {"anyOf": variants}
+    return whole
+
+
+def _variant(entry: plugin.Entry) -> dict[str, Any]:
+    assert entry.plugin is not None
+    fields = entry.plugin.model_json_schema(ref_template=f"#/$defs/{entry.name}.{{model}}")
+    fields["properties"] = {"plugin": {"const": entry.name}, **fields["properties"]}
+    fields["required"] = ["plugin", *fields.get("required", [])]
+    return {**fields, "title": entry.name}

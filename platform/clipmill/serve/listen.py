@@ -1,0 +1,175 @@
+"""Opens the door: binds an address, lets an app answer on it, and closes without breaking off.
+
+On loopback it refuses requests that some other site had a browser send. Prints nothing. Knows
+no models and no routes.
+"""
+
+import contextlib
+import errno
+import ipaddress
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from clipmill.errors import BusyError, UsageError
+from clipmill.serve.problems import problem
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+STOP_SECONDS = 30  # that requests under way have to end
+
+
+def new_token() -> str:
+    """Make a token that nobody can guess."""
+    return secrets.token_urlsafe(24)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take an address; port 0 takes any free one."""
+    if not 0 <= port <= 65535:
+        raise UsageError(f"port {port}", "one from 0 to 65535")
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+    except OSError as error:
+        raise UsageError(
+            f"the host {host!r}: {error.strerror}", "an address of this machine"
+        ) from None
+    try:
+        # A port that a server has just left is free; one that a server holds is not.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise _told(error, host, port) from None
+    return listener
+
+
+def _told(error: OSError, host: str, port: int) -> BusyError | UsageError:
+    if error.errno == errno.EADDRINUSE:
+        todo = "choose another --port, 0 takes any free one"
+        return BusyError(f"port {port} on {host} is in use", "a free port", todo)
+    if error.errno == errno.EACCES:
+        return UsageError(f"port {port}: {error.strerror}", "a port above 1023")
+    return UsageError(f"{host}, port {port}: {error.strerror}", "an address of this machine")
+
+
+def address_of(listener: socket.socket, host: str) -> str:
+    """The address to open in a browser."""
+    place, port = listener.getsockname()[:2]
+    name = socket.gethostname() if ipaddress.ip_address(place).is_unspecified else host
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+class SameHost:
+    """Lets through only what was sent to this machine by its own name and from its own page.
+
+    A loopback server is still reached by every page that its user's browser shows: by a
+    foreign name that resolves to it, or by a form of a foreign site.
+    """
+
+    def __init__(self, app: ASGIApp, names: frozenset[str]) -> None:
+        self.app, self.names = app, names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer foreign requests here, and hand on all others."""
+        refusal = self._refusal(Headers(scope=scope)) if scope["type"] == "http" else None
+        await (refusal or self.app)(scope, receive, send)
+
+    def _refusal(self, headers: Headers) -> Response | None:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        with contextlib.suppress(ValueError):
+            if urlsplit(f"//{host}").hostname not in self.names:
+                return problem(
+                    421, f"got the host {host!r}; wanted {' or '.join(sorted(self.names))}"
+                )
+            if origin is None or urlsplit(origin).netloc == host:
+                return None
+        return problem(403, f"got a request from {origin}; wanted one from this server's own page")
+
+
+class _Server(uvicorn.Server):
+    """Tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._listening()
+
+
+def server_on(
+    listener: socket.socket,
+    app: FastAPI,
+    *,
+    host: str,
+    token: str | None,
+    ready: Callable[[str], None] | None = None,
+) -> uvicorn.Server:
+    """Make the server of an app for a taken address, or refuse to open one to strangers."""
+    local = ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+    if token is None and not local:
+        raise UsageError(f"no token on {host}", "a token wherever others can reach the server")
+    address = address_of(listener, host)
+    config = uvicorn.Config(
+        SameHost(app, LOOPBACK_NAMES | {host}) if local else app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    return _Server(config, lambda: ready(address) if ready else None)
+
+
+def run(
+    app: FastAPI,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None,
+    ready: Callable[[str], None] | None = None,
+    listener: socket.socket | None = None,
+) -> None:
+    """Answer until SIGTERM or Ctrl-C, then end what is under way and return.
+
+    `token` is the app's own: without one only loopback is served. Pass a `listener` from `bind`
+    to hold the port while models are loaded.
+    """
+    with listener or bind(host, port) as door:
+        server = server_on(door, app, host=host, token=token, ready=ready)
+        with _stopped_by_signals(server):
+            server.run(sockets=[door])
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Stop is a good end: uvicorn raises the signal again, and this takes it.
+
+    It also catches one that comes before uvicorn listens to signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    before = {which: signal.signal(which, stop) for which in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)

@@ -1,0 +1,93 @@
+"""Errors as HTTP tells them: problem details (RFC 9457), one clear line each.
+
+Maps the tree of errors to statuses. Knows no routes and no models.
+"""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException as RouteException
+from starlette.requests import ClientDisconnect
+
+from clipmill.errors import ClipmillError, PluginError, UsageError, VideoError
+
+MEDIA_TYPE = "application/problem+json"
+CLIENT_LEFT = 499  # nobody reads it; it only has to be no success
+
+
+class Refusal(UsageError):
+    """A request that is answered with its own status."""
+
+    def __init__(
+        self,
+        status: int,
+        got: str,
+        wanted: str = "",
+        todo: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(got, wanted, todo)
+        self.status, self.headers = status, headers
+
+
+class Problem(BaseModel):
+    """What every error's body holds."""
+
+    type: str = Field("about:blank", description="the status says it all")
+    title: str = Field(description="the status in words")
+    status: int
+    detail: str = Field(description="what was got, what was wanted, what to do")
+
+
+def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """Make the response of an error."""
+    body = Problem(
+        type="about:blank", title=HTTPStatus(status).phrase, status=status, detail=detail
+    )
+    return JSONResponse(body.model_dump(), status, headers, MEDIA_TYPE)
+
+
+def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe errors for OpenAPI."""
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content}
+        for status in statuses
+    }
+
+
+def status_of(error: ClipmillError) -> int:
+    """Whose fault an error is: the request's, the video's or the server's."""
+    if isinstance(error, Refusal):
+        return error.status
+    if isinstance(error, VideoError):
+        return HTTPStatus.BAD_REQUEST
+    broken = isinstance(error, PluginError)
+    return HTTPStatus.INTERNAL_SERVER_ERROR if broken else HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+def install(app: FastAPI) -> None:
+    """Let an app tell all its errors this way."""
+
+    @app.exception_handler(ClipmillError)
+    async def told(request: Request, error: ClipmillError) -> Response:
+        return problem(status_of(error), str(error), getattr(error, "headers", None))
+
+    @app.exception_handler(RouteException)
+    async def routed(request: Request, error: HTTPException) -> Response:
+        detail = f"got {request.method} {request.url.path}; /openapi.json tells what there is"
+        return problem(error.status_code, detail, dict(error.headers or {}))
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=CLIENT_LEFT)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        # The server's log has the traceback; strangers get none of it. uvicorn closes the
+        # connection after an exception, which the client has to know.
+        told = "the server failed; its log says why"
+        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, told, {"Connection": "close"})

@@ -1,0 +1,120 @@
+"""Records to tar and back: WebDataset shards that any reader reads.
+
+Members of a record stand together, sorted by suffix, with times of 0, so that equal records
+give equal bytes. Knows nothing of video; a record is a key and bytes by suffix.
+"""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from clipmill import storage
+from clipmill.errors import DataError, StorageError
+
+BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Record:
+    """What goes into a shard: members by suffix under one key without dots."""
+
+    key: str
+    members: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where a record's members lie in its shard."""
+
+    key: str
+    members: list[dict[str, str | int]] = field(default_factory=list)
+
+
+def write(path: str, records: Iterable[Record]) -> list[Placed]:
+    """Write a shard that becomes visible whole; holds one record in memory at a time."""
+    with storage.writing(path) as file, tarfile.open(fileobj=file, mode="w|") as tar:
+        return [_add(tar, record) for record in records]
+
+
+def _add(tar: tarfile.TarFile, record: Record) -> Placed:
+    if "." in record.key or "/" in record.key:
+        raise DataError(f"the key {record.key!r}", "a key without dots and slashes")
+    placed = Placed(record.key)
+    for suffix, data in sorted(record.members.items()):
+        member = tarfile.TarInfo(f"{record.key}.{suffix}")
+        member.size, member.mode = len(data), 0o644
+        placed.members.append({"suffix": suffix, "offset": tar.offset + BLOCK, "length": len(data)})
+        tar.addfile(member, io.BytesIO(data))
+    return placed
+
+
+def read(path: str) -> Iterator[Record]:
+    """Read all records of a shard in order; a cut or disordered tar is named."""
+    seen: set[str] = set()
+    current: Record | None = None
+    for name, data in _members(path):
+        key, _, suffix = name.partition(".")
+        if current is None or key != current.key:
+            if current is not None:
+                yield current
+            if key in seen:
+                raise DataError(f"{path}: the members of {key} are not adjacent", "a sorted shard")
+            seen.add(key)
+            current = Record(key, {})
+        current.members[suffix] = data
+    if current is not None:
+        yield current
+
+
+def _members(path: str) -> Iterator[tuple[str, bytes]]:
+    try:
+        with io.BytesIO(storage.read(path)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                stream = tar.extractfile(member) if member.isfile() else None
+                if stream is None:
+                    raise DataError(f"{path}: {member.name} is not a plain file", "plain files")
+                yield member.name, stream.read()
+            _check_end(path, file, tar.offset)
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(f"{path} is not a whole tar: {error}", "a whole shard") from error
+
+
+def _check_end(path: str, file: io.BytesIO, offset: int) -> None:
+    # A tar cut exactly between two members reads without an error: look for its end mark.
+    file.seek(offset)
+    if file.read(BLOCK) != bytes(BLOCK):
+        raise DataError(f"{path} has no end mark", "a whole shard")
+
+
+def faults(folder: str, shard: str, rows: list[dict[str, object]]) -> Iterator[str]:
+    """Compare a shard with its catalog rows: structure, members, sizes and hashes."""
+    path = storage.join(folder, shard)
+    wanted = {str(row["key"]): row for row in rows}
+    try:
+        for record in read(path):
+            row = wanted.pop(record.key, None)
+            if row is None:
+                yield f"{shard}: record {record.key} is not in the catalog"
+            else:
+                yield from _record_faults(path, shard, record, row)
+    except (DataError, StorageError) as error:
+        yield f"{shard}: {error}"
+        return
+    yield from (f"{shard}: record {key} is missing" for key in sorted(wanted))
+
+
+def _record_faults(path: str, shard: str, record: Record, row: dict[str, object]) -> Iterator[str]:
+    members = row["members"]
+    assert isinstance(members, list)
+    if {m["suffix"] for m in members} != set(record.members):
+        yield f"{shard}: record {record.key} has members {sorted(record.members)}"
+        return
+    for member in members:
+        data = storage.read_range(path, member["offset"], member["length"])
+        if data != record.members[member["suffix"]]:
+            yield f"{shard}: {record.key}.{member['suffix']} is not at its offset"
+    digest = hashlib.sha256(record.members["mp4"]).hexdigest()
+    if digest != row["sha256"]:
+        yield f"{shard}: {record.key}.mp4 has hash {digest[:12]}, the catalog {row['sha256']}"

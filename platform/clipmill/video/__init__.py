@@ -1,0 +1,26 @@
+"""Reads and writes video: what is in a file, its frames and sound, and the training profile.
+
+The only owner of the codec library. Frames go in and out as uint8 RGB arrays, sound as mono
+float32; times are seconds since the first frame shown. Knows no shards, catalogs or models.
+"""
+
+from clipmill.video.audio import decode_audio
+from clipmill.video.facts import VideoInfo, grid_frames, probe
+from clipmill.video.profile import Profile, Transcoded, transcode
+from clipmill.video.read import decode_frames, scaled_size
+from clipmill.video.source import Source
+from clipmill.video.write import encode
+
+__all__ = [
+    "Profile",
+    "Source",
+    "Transcoded",
+    "VideoInfo",
+    "decode_audio",
+    "decode_frames",
+    "encode",
+    "grid_frames",
+    "probe",
+    "scaled_size",
+    "transcode",
+]

@@ -1,0 +1,130 @@
+"""Gives the sound of a video as mono samples on the clock of its pictures.
+
+Second 0 is the first frame shown; where there is no sound there are zeros. Knows no features.
+"""
+
+from collections.abc import Iterator
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+
+from clipmill.errors import UsageError, VideoError
+from clipmill.video.source import DEMUX_ERRORS, Opened, Source, decoded_frames, opened, told
+
+Samples = npt.NDArray[np.float32]
+
+GAP_SECONDS = 0.05  # stamps that wander by less are rounding, not silence
+RUN_UP_SECONDS = 1.0  # decoded before a span, for codecs that lean on what came before
+SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+
+
+def decode_audio(
+    source: Source, start_seconds: float, end_seconds: float, rate: int = 16_000
+) -> Samples:
+    """Give exactly round((end - start) * rate) mono samples of a span."""
+    if not end_seconds >= start_seconds or rate <= 0:
+        raise UsageError(f"{start_seconds} to {end_seconds} s at {rate} Hz", "a span and a rate")
+    samples = np.zeros(round((end_seconds - start_seconds) * rate), np.float32)
+    origin = first_frame_seconds(source)
+    with opened(source) as video:
+        if video.sound is None:
+            return samples
+        begin = round(start_seconds * rate)
+        _seek(video, origin + start_seconds)
+        for at, piece in sound_pieces(video, origin, rate):
+            if at - begin >= len(samples):
+                break
+            _place(samples, at - begin, piece)
+    return samples
+
+
+def first_frame_seconds(source: Source) -> float:
+    """Give the stamp, on the container's clock, of the first frame that decodes."""
+    with opened(source) as video:
+        first = next(decoded_frames(video), None)
+        if first is None:
+            raise VideoError(f"{video.name}: not one frame decodes", "a video that can be played")
+        return stamp_seconds(first.pts, video)
+
+
+def stamp_seconds(pts: int | None, video: Opened) -> float:
+    """Put a picture's stamp on the clock that sound and pictures share."""
+    return float((pts or 0) * (video.pictures.time_base or 0))
+
+
+def sound_pieces(video: Opened, origin_seconds: float, rate: int) -> Iterator[tuple[int, Samples]]:
+    """Give pieces of sound with the number of their first sample, counted from the origin.
+
+    Pieces come in the order of the file; gaps between them are silence.
+    """
+    at, expected, resampler, shape = 0, 0.0, None, None
+    for frame in _sound_frames(video):
+        seconds = frame.time - origin_seconds if frame.time is not None else expected
+        now = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if resampler is None or now != shape or abs(seconds - expected) > GAP_SECONDS:
+            if resampler is not None:
+                yield from _resampled(resampler, None, at)
+            resampler, shape = AudioResampler("flt", "mono", rate), now
+            at, expected = round(seconds * rate), seconds
+        expected += frame.samples / frame.sample_rate
+        frame.pts = None  # the resampler must not mend what is mended here
+        for at_piece, piece in _resampled(resampler, frame, at):
+            yield at_piece, piece
+            at = at_piece + len(piece)
+    if resampler is not None:
+        yield from _resampled(resampler, None, at)
+
+
+def contiguous(pieces: Iterator[tuple[int, Samples]]) -> Iterator[Samples]:
+    """Turn pieces into one unbroken run from sample 0 on: gaps filled, overlaps cut."""
+    reached = 0
+    for at, piece in pieces:
+        if at > reached:
+            yield np.zeros(at - reached, np.float32)
+            reached = at
+        fresh = piece[reached - at :]
+        if len(fresh):
+            yield fresh
+            reached += len(fresh)
+
+
+def _resampled(
+    resampler: AudioResampler, frame: AudioFrame | None, at: int
+) -> Iterator[tuple[int, Samples]]:
+    for out in resampler.resample(frame):
+        piece = out.to_ndarray().reshape(-1).astype(np.float32, copy=False)
+        yield at, piece
+        at += len(piece)
+
+
+def _sound_frames(video: Opened) -> Iterator[AudioFrame]:
+    """Decode the sound; what does not decode becomes a gap."""
+    stream = video.sound
+    if stream is None:
+        return
+    try:
+        for packet in video.container.demux(stream):
+            try:
+                yield from packet.decode()
+            except av.FFmpegError as error:
+                video.faults.add(told(error))
+    except DEMUX_ERRORS as error:
+        video.faults.add(told(error))
+
+
+def _seek(video: Opened, seconds: float) -> None:
+    stream = video.sound
+    early = seconds - RUN_UP_SECONDS
+    if stream is None or not stream.time_base or early <= 0:
+        return
+    if video.container.format.name in SEEKABLE:
+        video.container.seek(int(early / stream.time_base), stream=stream, backward=True)
+
+
+def _place(samples: Samples, at: int, piece: Samples) -> None:
+    begin, end = max(0, at), min(len(samples), at + len(piece))
+    if begin < end:
+        samples[begin:end] = piece[begin - at : end - at]

@@ -1,0 +1,201 @@
+"""Gives exactly the asked frames of a video as RGB, decoding and converting as little as it can.
+
+Frames are found by the time they are shown. The result is bit for bit that of decoding
+everything with the same scaler. Knows nothing of clips, models or random numbers.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from clipmill.errors import UsageError, VideoError
+from clipmill.video.facts import clockwise_rotation, shown_size
+from clipmill.video.scan import Scan, is_disposable, scan, unit_prefix_bytes
+from clipmill.video.source import Opened, Source, cannot_decode, opened, packets
+from clipmill.video.timing import clock_for, frames_at_ticks, on_grid
+
+Numbers = npt.NDArray[np.int64]
+Found = tuple[list[int], VideoFrame]  # places in the result, and what goes there
+Crop = tuple[int, int, int, int]  # top, left, height, width, in scaled pixels
+
+
+def decode_frames(
+    source: Source,
+    frame_numbers: Sequence[int] | Numbers,
+    *,
+    short_side: int | None = None,
+    crop: Crop | None = None,
+    rate: float | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Give the asked frames as uint8 [T, H, W, 3], in the order asked.
+
+    Number n is the n-th frame shown, or, with a rate, the frame on screen n / rate seconds after
+    the first one.
+    """
+    numbers = _checked(frame_numbers)
+    with opened(source) as video:
+        table = scan(video, source)
+        if table is not None:
+            found = _from_key_frames(video, table, numbers, rate)
+            return _pictures(video, found, len(numbers), short_side, crop)
+    with opened(source) as video:
+        found = _from_the_beginning(video, numbers, rate)
+        return _pictures(video, found, len(numbers), short_side, crop)
+
+
+def scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+    """Scale so that the shorter side becomes short_side, up or down; None keeps the size."""
+    shorter = min(height, width)
+    if short_side is None or short_side == shorter:
+        return height, width
+    longer = max(1, round(max(height, width) * short_side / shorter))
+    return (short_side, longer) if height <= width else (longer, short_side)
+
+
+def _checked(frame_numbers: Sequence[int] | Numbers) -> Numbers:
+    numbers = np.asarray(frame_numbers)
+    if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu":
+        raise UsageError(f"frame numbers {frame_numbers!r}", "a list of at least one integer")
+    if numbers.min() < 0:
+        raise UsageError(f"frame number {numbers.min()}", "0 or more")
+    return numbers.astype(np.int64)
+
+
+def _positions(numbers: Numbers) -> dict[int, list[int]]:
+    """Say for each number asked where in the result it goes."""
+    places: dict[int, list[int]] = {}
+    for position, number in enumerate(numbers.tolist()):
+        places.setdefault(number, []).append(position)
+    return places
+
+
+def _past_the_end(video: Opened, number: int, count: int, rate: float | None) -> VideoError:
+    unit = "" if rate is None else f" at {rate:g} a second"
+    return VideoError(f"{video.name}: frame {number}{unit}", f"a number below {count}")
+
+
+def _from_key_frames(
+    video: Opened, table: Scan, numbers: Numbers, rate: float | None
+) -> Iterator[Found]:
+    count = len(table.shown) if rate is None else table.ticks(rate)
+    if numbers.max() >= count:
+        raise _past_the_end(video, int(numbers.max()), count, rate)
+    frames = numbers if rate is None else frames_at_ticks(table.seconds, numbers, rate)
+    spans: dict[int, dict[int, list[int]]] = {}
+    for packet, positions in _positions(table.shown[frames]).items():
+        spans.setdefault(table.start_for(packet), {})[packet] = positions
+    for start in sorted(spans):
+        yield from _span(video, table, start, spans[start])
+
+
+def _span(video: Opened, table: Scan, start: int, wanted: dict[int, list[int]]) -> Iterator[Found]:
+    """Decode from one key frame what is wanted of the frames up to the next."""
+    missing = {int(table.pts[packet]): packet for packet in wanted}
+    for frame in _frames_of_span(video, table, start, wanted):
+        packet = missing.pop(frame.pts, None) if frame.pts is not None else None
+        if packet is not None:
+            yield wanted[packet], frame
+    if not missing:
+        return
+    if start == 0:
+        number = table.number_of(min(missing.values()))
+        raise VideoError(f"{video.name}: frame {number} does not decode", "an undamaged video")
+    left = {packet: wanted[packet] for packet in missing.values()}
+    yield from _span(video, table, 0, left)  # the key frame was not what it seemed
+
+
+def _frames_of_span(
+    video: Opened, table: Scan, start: int, wanted: dict[int, list[int]]
+) -> Iterator[VideoFrame]:
+    stream = video.pictures
+    prefix_bytes, first_pts = unit_prefix_bytes(stream), int(table.pts[start])
+    for index, packet in zip(
+        range(start, max(wanted) + 1), table.packets_from(video, start), strict=False
+    ):
+        # Frames shown before the key frame lean on what was not fed; disposable ones cost only.
+        leading = start > 0 and packet.pts is not None and packet.pts < first_pts
+        if leading or (index not in wanted and is_disposable(packet, prefix_bytes)):
+            continue
+        try:
+            yield from stream.decode(packet)
+        except av.FFmpegError as error:
+            what = f"{video.name}, frame {table.number_of(index)}"
+            raise cannot_decode(what, error, video.faults) from error
+    yield from stream.decode(None)
+    stream.codec_context.flush_buffers()
+
+
+def _from_the_beginning(video: Opened, numbers: Numbers, rate: float | None) -> Iterator[Found]:
+    wanted = _positions(numbers)
+    pending = sorted(wanted, reverse=True)
+    clock = clock_for(video.pictures.time_base, video.pictures.average_rate)
+    shown = ((clock.seconds(f.pts, f.duration), f) for f in _all_frames(video))
+    count = 0
+    for _, count, _, frame in on_grid(shown, clock, rate):
+        positions: list[int] = []
+        while pending and pending[-1] < count:
+            positions += wanted[pending.pop()]
+        if positions:
+            yield positions, frame
+        if not pending:
+            return
+    raise _past_the_end(video, pending[0], count, rate)
+
+
+def _all_frames(video: Opened) -> Iterator[VideoFrame]:
+    number = 0
+    for packet in packets(video, strict=True):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            raise cannot_decode(f"{video.name}, frame {number}", error, video.faults) from error
+        number += len(frames)
+        yield from frames
+
+
+def _pictures(
+    video: Opened, found: Iterator[Found], count: int, short_side: int | None, crop: Crop | None
+) -> npt.NDArray[np.uint8]:
+    pictures: npt.NDArray[np.uint8] | None = None
+    convert: _ToRgb | None = None
+    for positions, frame in found:
+        if convert is None or pictures is None:
+            convert = _ToRgb(video, clockwise_rotation(frame), short_side, crop)
+            pictures = np.empty((count, *convert.size, 3), np.uint8)
+        pictures[positions] = convert(frame)
+    assert pictures is not None  # at least one number was asked and all were found
+    return pictures
+
+
+class _ToRgb:
+    """Scales, converts, turns and crops frames of one video."""
+
+    def __init__(
+        self, video: Opened, rotation: int, short_side: int | None, crop: Crop | None
+    ) -> None:
+        height, width = scaled_size(*shown_size(video.pictures, rotation), short_side)
+        top, left, crop_height, crop_width = crop or (0, 0, height, width)
+        if not (
+            0 <= top <= top + crop_height <= height and 0 <= left <= left + crop_width <= width
+        ):
+            raise UsageError(f"crop {crop}", f"a part of {height} x {width}")
+        self.size = crop_height, crop_width
+        self._crop = slice(top, top + crop_height), slice(left, left + crop_width)
+        self._quarter_turns = rotation // 90
+        self._scaled = (width, height) if rotation % 180 else (height, width)
+        self._scaler = VideoReformatter()
+
+    def __call__(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
+        height, width = self._scaled
+        frame = self._scaler.reformat(
+            frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
+        )
+        plane = frame.planes[0]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        picture = rows[:height, : width * 3].reshape(height, width, 3)
+        turned: npt.NDArray[np.uint8] = np.rot90(picture, -self._quarter_turns)
+        return turned[self._crop]

@@ -1,0 +1,62 @@
+"""What several test modules share: a clean environment and one small local Ray."""
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import tiny
+from clipmill import api
+from clipmill.cluster import QUIET
+
+# Settings of the person who runs the tests must not send them to a real cluster or server.
+NOT_OURS = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in NOT_OURS:
+            patch.delenv(name, raising=False)
+        for name, value in QUIET.items():
+            patch.setenv(name, value)
+        # Functions of test modules travel by name to Ray's workers.
+        patch.setenv("PYTHONPATH", os.path.dirname(__file__), prepend=os.pathsep)
+        # Without a token of ours Ray writes one into the home folder.
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
+        yield
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """Run one quiet Ray with two CPUs for the whole session, gone when it ends."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=0,
+        object_store_memory=512 * 2**20,
+        include_dashboard=True,  # without it Ray Train complains every second
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def dataset(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Make a small dataset once: two classes, the pattern moves left or right."""
+    folder = tmp_path_factory.mktemp("dataset")
+    tiny.write_videos(folder / "videos")
+    return tiny.ingested(folder / "videos", folder / "data")
+
+
+@pytest.fixture(scope="session")
+def trained(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Train a small run in this process once; its folder holds nothing else."""
+    return api.train(tiny.run_recipe(dataset, tmp_path_factory.mktemp("runs"), "trained"))

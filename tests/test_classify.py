@@ -1,0 +1,263 @@
+"""The clip classifiers: sizes of the papers, narrow variants, labels and the meter."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipmill.contract.case import memory_catalog
+from clipmill.errors import DataError, PlanError, PluginError
+from clipmill.plugin import Info, Plugin
+from clipmill.takes import Draw
+from clipmill_classify import backbones
+from clipmill_classify.c3d import C3D
+from clipmill_classify.meters import ClassMeter
+from clipmill_classify.scores import classified
+from clipmill_classify.single_frame import SingleFrame
+
+FOUR = Info(("east", "north", "south", "west"))
+
+
+def parameters(model: torch.nn.Module) -> int:
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def built(plugin: Plugin, classes: int = 4) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return plugin.build(Info(tuple(map(str, range(classes)))))
+
+
+def test_c3d_has_the_size_of_its_paper() -> None:
+    with torch.device("meta"):
+        model = built(C3D(), classes=101)
+    convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv3d)]
+    linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    assert [m.out_channels for m in convolutions] == [64, 128, 256, 256, 512, 512, 512, 512]
+    assert {m.kernel_size for m in convolutions} == {(3, 3, 3)}
+    assert [m.in_features for m in linears] == [8192, 4096, 4096]
+    assert parameters(model) == 78_409_573  # 78.4 million
+
+
+@pytest.mark.parametrize(
+    ("frames", "size", "pooled"),
+    [
+        (16, 112, (1, 4, 4)),
+        (16, 64, (1, 3, 3)),
+        (8, 56, (1, 2, 2)),
+        (32, 56, (2, 2, 2)),
+        (1, 16, (1, 1, 1)),
+        (5, 33, (1, 2, 2)),
+    ],
+)
+def test_c3d_takes_clips_of_many_sizes(frames: int, size: int, pooled: tuple[int, ...]) -> None:
+    model = built(C3D(width=0.03125, frames=frames, size=size, resize=size)).eval()
+    clips = torch.randn(2, 3, frames, size, size)
+    assert model.features(clips).shape == (2, 16, *pooled)  # type: ignore[operator]
+    outputs, state = model.predict({"rgb": clips})  # type: ignore[operator]
+    assert outputs["probabilities"].shape == (2, 4)
+    assert state is None
+    torch.testing.assert_close(outputs["probabilities"].sum(1), torch.ones(2))
+
+
+@pytest.mark.parametrize("plugin", [C3D(), C3D(batch_norm=True), SingleFrame()])
+def test_narrow_variants_are_the_same_networks(plugin: Plugin) -> None:
+    narrow = plugin.model_copy(update={"width": 0.25})
+    with torch.device("meta"):
+        whole, part = built(plugin), built(narrow)
+    assert list(whole.state_dict()) == list(part.state_dict())
+    assert [type(m) for m in whole.modules()] == [type(m) for m in part.modules()]
+    assert parameters(part) < parameters(whole) / 10
+
+
+# One of each family; sums, concatenations, splits, groups and squeezes of channels among them.
+NARROWING = (
+    "alexnet densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 mnasnet0_5 "
+    "mobilenet_v2 mobilenet_v3_small regnet_y_400mf resnet18 resnext50_32x4d shufflenet_v2_x0_5 "
+    "squeezenet1_1 vgg11_bn wide_resnet50_2"
+).split()
+
+
+@pytest.mark.parametrize("name", NARROWING)
+def test_backbones_can_be_narrowed(name: str) -> None:
+    with torch.device("meta"):
+        whole, features = backbones.frame_encoder(name, 96)
+        part, fewer = backbones.frame_encoder(name, 96, width=0.25)
+        assert part(torch.zeros(2, 3, 96, 96)).shape == (2, fewer)
+    assert list(whole.state_dict()) == list(part.state_dict())
+    assert fewer == pytest.approx(features / 4, abs=4)
+    assert parameters(part) < parameters(whole) / 4
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "swin_t", "vit_b_16"])
+def test_other_backbones_work_whole_and_say_that_they_cannot_be_narrowed(name: str) -> None:
+    with torch.device("meta"):
+        encoder, features = backbones.frame_encoder(name, 64)
+        assert encoder(torch.zeros(2, 3, 64, 64)).shape == (2, features)
+        with pytest.raises(PluginError, match="cannot be narrowed"):
+            backbones.frame_encoder(name, 64, width=0.5)
+
+
+def test_unknown_and_impossible_backbones_are_told() -> None:
+    with pytest.raises(PluginError, match=r"no backbone 'resnet19'; wanted one of alexnet"):
+        SingleFrame(backbone="resnet19").build(FOUR)
+    with torch.device("meta"), pytest.raises(PluginError, match="cannot take frames of 32 x 32"):
+        backbones.frame_encoder("inception_v3", 32)
+
+
+def test_a_narrow_backbone_starts_with_a_signal_of_even_size() -> None:
+    torch.manual_seed(0)
+    encoder, _ = backbones.frame_encoder("vgg11", 64, width=0.25)  # nothing normalises it
+    features = encoder.eval()(torch.randn(8, 3, 64, 64))
+    assert 0.05 < features.std() < 5
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_weights_come_from_a_file(tmp_path: Path, suffix: str) -> None:
+    torch.manual_seed(1)
+    given, _ = backbones.frame_encoder("resnet18", 64, width=0.125)
+    tensors = {**given.state_dict(), "fc.weight": torch.zeros(1000, 64)}  # of the classifier
+    path = str(tmp_path / f"weights.{suffix}")
+    (safetensors.torch.save_file if suffix == "safetensors" else torch.save)(tensors, path)  # type: ignore[operator]
+    model = SingleFrame(width=0.125, weights=path).build(FOUR)
+    for name, tensor in given.state_dict().items():
+        assert torch.equal(model.encoder.state_dict()[name], tensor)  # type: ignore[union-attr, operator]
+
+
+def test_weights_that_do_not_fit_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"conv1.weight": torch.zeros(3)}, path)
+    with pytest.raises(PluginError, match="does not fit the backbone: 120 tensors differ"):
+        SingleFrame(width=0.125, weights=str(path)).build(FOUR)
+    with pytest.raises(PluginError, match="no file of weights"):
+        SingleFrame(width=0.125, weights=str(tmp_path / "none.pt")).build(FOUR)
+
+
+def test_weights_never_run_code(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+
+    class Bomb:
+        def __reduce__(self) -> Any:  # what runs when a pickle is opened without care
+            return Path.touch, (marker,)
+
+    torch.save({"conv1.weight": Bomb()}, tmp_path / "weights.pt")
+    with pytest.raises(PluginError, match="cannot be read as weights"):
+        SingleFrame(width=0.125, weights=str(tmp_path / "weights.pt")).build(FOUR)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("plugin", [C3D(), SingleFrame()])
+def test_classes_are_needed(plugin: Plugin) -> None:
+    with pytest.raises(PluginError, match=r"data without classes; wanted at least one class name"):
+        plugin.build(Info())
+
+
+@pytest.mark.parametrize("plugin", [C3D(), SingleFrame()])
+def test_records_without_a_label_are_refused_where_labels_are_needed(plugin: Plugin) -> None:
+    catalog = memory_catalog()
+    labels = [*catalog.table["label"].to_pylist()[:7], None]
+    place = catalog.table.schema.get_field_index("label")
+    table = catalog.table.set_column(place, "label", [labels])
+    catalog = type(catalog)(catalog.folder, table, catalog.meta)
+    for stage in ("train", "val"):
+        with pytest.raises(PlanError, match=r"1 of 8 records have no label .* such as record7"):
+            plugin.plan(catalog, stage, Draw(0))  # type: ignore[arg-type]
+    assert len(plugin.plan(catalog, "test", Draw(0))) == 8 * plugin.test_clips
+
+
+def test_clips_without_a_label_count_for_nothing() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [5.0, 0.0]], requires_grad=True)
+    some = classified(logits, torch.tensor([0, 0, -1]))
+    alone = classified(logits[:2], torch.tensor([0, 0]))
+    torch.testing.assert_close(some, alone)
+    assert some["accuracy"] == 0.5
+    nothing = classified(logits, torch.tensor([-1, -1, -1]))
+    assert nothing["loss"] == 0  # and not a division by nothing
+
+
+def test_probabilities_keep_full_precision_under_autocast() -> None:
+    model = built(C3D(width=0.0625, frames=8, size=32, resize=32)).eval()
+    batch = {"rgb": torch.randn(2, 3, 8, 32, 32), "target": torch.tensor([0, 1])}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        outputs, _ = model.predict(batch)  # type: ignore[operator]
+        loss = model(batch)["loss"]
+    assert outputs["probabilities"].dtype == loss.dtype == torch.float32
+    torch.testing.assert_close(outputs["probabilities"].sum(1), torch.ones(2))
+
+
+Video = tuple[list[int], int]
+
+
+def videos(classes: int) -> st.SearchStrategy[list[Video]]:
+    # Few different scores, so that many are equal: their order must be settled as well.
+    scores = st.lists(st.integers(0, 4), min_size=classes, max_size=classes)
+    return st.lists(st.tuples(scores, st.integers(0, classes - 1)), min_size=1, max_size=30)
+
+
+def metered(counted: list[Video]) -> ClassMeter:
+    meter = ClassMeter()
+    for scores, true in counted:
+        answer = {"probabilities": np.array(scores, np.float32) / 7}
+        meter.update(answer, {"target": true, "label": f"class {true}", "key": "k"})
+    return meter
+
+
+@settings(deadline=None)
+@given(st.integers(1, 8).flatmap(videos), st.data())
+def test_merging_meters_is_exact_whatever_the_cuts_and_the_order(
+    counted: list[Video], data: st.DataObject
+) -> None:
+    whole = metered(counted).compute()
+    shuffled = data.draw(st.permutations(counted))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(counted)), max_size=4)))
+    merged = ClassMeter()
+    for first, last in itertools.pairwise([0, *cuts, len(counted)]):
+        merged.merge(metered(shuffled[first:last]))
+    assert merged.compute() == whole
+    np.testing.assert_array_equal(merged.confusion, metered(counted).confusion)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 8).flatmap(videos))
+def test_the_meter_counts_what_is_right(counted: list[Video]) -> None:
+    classes = len(counted[0][0])
+    figures = metered(counted).compute()
+    right = [scores.index(max(scores)) == true for scores, true in counted]
+    assert next(iter(figures)) == "accuracy"
+    assert figures["accuracy"] == sum(right) / len(right)
+    assert ("top5_accuracy" in figures) == (classes > 5)
+    assert figures.get("top5_accuracy", 1) >= figures["accuracy"]
+    for true in {true for _, true in counted}:
+        own = [hit for hit, (_, label) in zip(right, counted, strict=True) if label == true]
+        assert figures[f"accuracy/class {true}"] == sum(own) / len(own)
+
+
+def test_top5_holds_the_five_best() -> None:
+    scores = [6, 5, 4, 3, 2, 1]
+    figures = metered([(scores, true) for true in range(6)]).compute()
+    assert figures["top5_accuracy"] == 5 / 6
+    assert figures["accuracy"] == figures["mean_class_accuracy"] == 1 / 6
+
+
+def test_the_confusion_matrix_is_true_class_by_told_class() -> None:
+    meter = metered([([0, 1, 0], 2), ([1, 0, 0], 0), ([0, 1, 0], 2)])
+    assert meter.confusion.tolist() == [[1, 0, 0], [0, 0, 0], [0, 2, 0]]
+
+
+def test_the_meter_refuses_what_it_cannot_count() -> None:
+    meter = ClassMeter()
+    with pytest.raises(DataError, match="no video was measured"):
+        meter.compute()
+    answer = {"probabilities": np.array([0.5, 0.5])}
+    with pytest.raises(DataError, match=r"record k has label None .*wanted one of the model's 2"):
+        meter.update(answer, {"key": "k", "label": None, "target": -1})
+    with pytest.raises(PluginError, match="record k are not finite"):
+        meter.update({"probabilities": np.array([np.nan, 1])}, {"key": "k", "target": 0})
+    meter.update(answer, {"key": "k", "target": 0})
+    with pytest.raises(PluginError, match="an answer has 3 classes; wanted 2"):
+        meter.update({"probabilities": np.ones(3)}, {"key": "k", "target": 0})

@@ -1,0 +1,331 @@
+"""The contract: green over every installed plugin, and red for each promise that is broken."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from clipmill import contract
+from clipmill.errors import PluginError, RecipeError
+from clipmill.plugin import Plugin, Sample, View, found
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small lose more to a second thread than they gain."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in found()])
+def test_every_installed_plugin_keeps_the_contract(name: str) -> None:
+    report = contract.check(name)
+    assert report.ok, f"\n{report}"
+    claimed = {result.check for result in report.results if result.ok}
+    assert claimed >= {"light import", "gradients", "overfits", "checkpoint", "rows", "meter"}
+
+
+class Network(nn.Module):
+    """Coarse pixels into class scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * 2 * 16, 4)
+
+    def logits(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return self.linear(functional.adaptive_avg_pool3d(batch["rgb"], (2, 4, 4)).flatten(1))
+
+    def forward(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"loss": functional.cross_entropy(self.logits(batch), batch["target"])}
+
+    def predict(self, batch: Mapping[str, torch.Tensor], state: Any = None) -> Any:
+        return {"probabilities": self.logits(batch).softmax(1)}, state
+
+
+class Good(Plugin):
+    """Keeps the contract, except that its module imports torch."""
+
+    name: ClassVar[str] = "good"
+    family: ClassVar[str] = "classify"
+    network: ClassVar[type[nn.Module]] = Network
+    learning_rate: float = 0.1
+
+    def views(self) -> Mapping[str, View]:
+        view = View(frames=4, size=16, resize=16)
+        return {"train": view, "test": view}
+
+    def build(self, info: Any) -> nn.Module:
+        return self.network()
+
+
+class NoJson(Good):
+    ratio: float = float("nan")
+
+
+class NoViews(Good):
+    def views(self) -> Any:
+        return {"train": 16}
+
+
+class LosesRecords(Good):
+    def plan(self, catalog: Any, stage: Any, draw: Any) -> Any:
+        return super().plan(catalog, stage, draw)[:4]
+
+
+class OwnChance(Good):
+    def plan(self, catalog: Any, stage: Any, draw: Any) -> Any:
+        takes = super().plan(catalog, stage, draw)
+        return replace(takes, first=takes.first - takes.first + int.from_bytes(os.urandom(1)) % 9)
+
+
+class ChanceSample(Good):
+    def sample(self, decoded: Any, rng: Any) -> Sample:
+        return {**super().sample(decoded, rng), "noise": np.random.default_rng().random(3)}
+
+
+class WordSample(Good):
+    def sample(self, decoded: Any, rng: Any) -> Any:
+        return {**super().sample(decoded, rng), "word": np.array("label")}
+
+
+class ListBatch(Good):
+    def collate(self, samples: Any) -> Any:
+        return {name: [sample[name] for sample in samples] for name in samples[0]}
+
+
+class NotFinite(Good):
+    def sample(self, decoded: Any, rng: Any) -> Sample:
+        return {**super().sample(decoded, rng), "extra": np.array([np.inf], np.float32)}
+
+
+class NoPredict(Good):
+    network: ClassVar[type[nn.Module]] = nn.Identity
+
+
+class ChanceWeights(Good):
+    def build(self, info: Any) -> nn.Module:
+        model = Network()
+        with torch.no_grad():
+            model.linear.bias.copy_(torch.from_numpy(np.random.default_rng().random(4)))
+        return model
+
+
+class NoLoss(Good):
+    class network(Network):
+        def forward(self, batch: Any) -> Any:
+            return {
+                "loss": functional.cross_entropy(
+                    self.logits(batch), batch["target"], reduction="none"
+                )
+            }
+
+
+class NanLoss(Good):
+    class network(Network):
+        def forward(self, batch: Any) -> Any:
+            return {"loss": self.logits(batch).sum() * torch.nan}
+
+
+class HalfOptimizer(Good):
+    def optimizer(self, model: Any) -> Any:
+        return torch.optim.SGD([model.linear.weight], lr=0.1)
+
+
+class DeadWeight(Good):
+    class network(Network):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = nn.Linear(2, 2)
+
+
+class Stubborn(Good):
+    learning_rate: float = 1e-9
+
+
+class NotByRow(Good):
+    class network(Network):
+        def predict(self, batch: Any, state: Any = None) -> Any:
+            return {"mean": self.logits(batch).mean(0)}, state
+
+
+class ChanceAnswer(Good):
+    class network(Network):
+        def predict(self, batch: Any, state: Any = None) -> Any:
+            logits = self.logits(batch)
+            return {"probabilities": logits + torch.rand_like(logits)}, state
+
+
+class Forgetful(Good):
+    """Keeps what it has learnt where no checkpoint looks."""
+
+    class network(Network):
+        steps = 0.0
+
+        def forward(self, batch: Any) -> Any:
+            self.steps += 1
+            return super().forward(batch)
+
+        def predict(self, batch: Any, state: Any = None) -> Any:
+            return {"probabilities": self.logits(batch) + self.steps}, state
+
+
+class Crowd(Good):
+    class network(Network):
+        def predict(self, batch: Any, state: Any = None) -> Any:
+            logits = self.logits(batch)
+            return {"probabilities": logits - logits.mean(0)}, state
+
+
+class NoMetric(Good):
+    metric: ClassVar[str] = "accuracy"
+
+    class Count:
+        videos = 0
+
+        def update(self, answer: Any, target: Any) -> None:
+            self.videos += 1
+
+        def merge(self, other: Any) -> None:
+            self.videos += other.videos
+
+        def compute(self) -> dict[str, float]:
+            return {"videos": self.videos}
+
+    def meter(self) -> Any:
+        return self.Count()
+
+
+class LossyMeter(NoMetric):
+    metric: ClassVar[str] = "videos"
+
+    class Count(NoMetric.Count):
+        def merge(self, other: Any) -> None:
+            pass
+
+
+class ClaimsStreaming(Good):
+    streaming: ClassVar[bool] = True
+
+
+class ClaimsExport(Good):
+    exports: ClassVar[bool] = True
+
+    class network(Network):
+        def predict(self, batch: Any, state: Any = None) -> Any:
+            logits = self.logits(batch)
+            return {"probabilities": torch.tensor(logits.tolist())}, state
+
+
+class Raises(Good):
+    def build(self, info: Any) -> nn.Module:
+        raise OSError("no\nroom")
+
+
+ALL = contract.CHECKS
+# The import is looked at in a process of its own, whose start would be most of a test.
+IN_PROCESS = [promise for promise in ALL if promise[0] != "light import"]
+
+BROKEN = [
+    (Good, "light import", "imports torch; wanted a module free of torch"),
+    (NoJson, "fields", "from JSON again: ratio is None; wanted the value"),
+    (NoViews, "views", "wanted a View by name"),
+    (LosesRecords, "plan", "val: 1 records; wanted all 8"),
+    (OwnChance, "same plan", "chance from `draw` alone"),
+    (ChanceSample, "sample", "noise differs for the same rng"),
+    (WordSample, "sample", "wanted numbers of numpy"),
+    (ListBatch, "collate", "rgb is list; wanted an array"),
+    (NotFinite, "prepare", "extra is not finite"),
+    (NoPredict, "build", "Identity; wanted an nn.Module with predict()"),
+    (ChanceWeights, "build", "building again from the same seed moves linear.bias"),
+    (Raises, "build", "raised OSError: no room"),
+    (NoLoss, "forward", "scalar under"),
+    (NanLoss, "forward", "the loss is nan; wanted a finite number"),
+    (HalfOptimizer, "optimizer", "linear.bias is in no group"),
+    (
+        DeadWeight,
+        "gradients",
+        "2 of 4 trainable weights get no gradient: unused.weight, unused.bias",
+    ),
+    (Stubborn, "overfits", "wanted half of it"),
+    (NotByRow, "predict", "mean has shape [4]; wanted a row for each of 8 takes"),
+    (ChanceAnswer, "predict", "predicting again moves probabilities"),
+    (Forgetful, "checkpoint", "after saving and loading moves probabilities by 2"),
+    (Crowd, "rows", "predicting take 0 alone moves probabilities"),
+    (NoMetric, "meter", "the meter gives videos; wanted accuracy among them"),
+    (LossyMeter, "meter", "merged parts give {'videos': 3}; wanted {'videos': 8} as the whole"),
+    (ClaimsStreaming, "streaming", "predicting in two chunks moves probabilities"),
+    (ClaimsExport, "export", "raised"),
+]
+
+
+@pytest.mark.parametrize(("broken", "check", "told"), BROKEN)
+def test_a_broken_promise_is_one_clear_line(broken: type[Plugin], check: str, told: str) -> None:
+    report = contract.examine(broken(), ALL if broken is Good else IN_PROCESS)
+    by_check = {result.check: result for result in report.results}
+    assert not report.ok
+    assert by_check[check].ok is False
+    assert told in by_check[check].detail
+    assert "\n" not in by_check[check].detail
+    # Nothing else is accused: what failed beside it could not be reached without it.
+    for result in report.results:
+        if result.check != check and result.ok is False:
+            assert result.detail.startswith("not reached"), f"\n{report}"
+
+
+def test_every_check_can_fail() -> None:
+    assert {check for _, check, _ in BROKEN} == {name for name, *_ in ALL}
+
+
+def test_what_is_not_claimed_is_no_failure() -> None:
+    results = {result.check: result for result in contract.examine(Good(), IN_PROCESS).results}
+    assert results["streaming"] == ("streaming", None, "not claimed")
+    assert results["meter"].ok is None
+    assert all(result.ok is not False for result in results.values())
+
+
+class Steady(Good):
+    """Answers each frame from that frame and the running sum before it."""
+
+    streaming: ClassVar[bool] = True
+    exports: ClassVar[bool] = True
+
+    class network(Network):
+        def predict(self, batch: Any, state: Any = None) -> Any:
+            sums_BT = batch["rgb"].mean((1, 3, 4)).cumsum(1) + (0 if state is None else state)
+            return {"timeline": sums_BT, "last": sums_BT[:, -1:]}, sums_BT[:, -1:]
+
+
+def test_streaming_and_export_hold_where_they_are_true() -> None:
+    results = {result.check: result for result in contract.examine(Steady(), IN_PROCESS).results}
+    assert results["streaming"].ok
+    assert results["export"].ok
+
+
+def test_given_fields_go_before_the_small_ones() -> None:
+    report = contract.check("c3d", {"width": 0.0625}, ALL[:1])
+    assert report.fields["width"] == 0.0625
+    assert report.fields["batch_norm"] is True
+    assert "width=0.0625" in report.results[0].detail
+
+
+def test_a_check_leaves_the_chance_of_its_caller_alone() -> None:
+    torch.manual_seed(5)
+    wanted = torch.rand(1)
+    torch.manual_seed(5)
+    contract.examine(Good(), IN_PROCESS)
+    assert torch.equal(torch.rand(1), wanted)
+
+
+def test_wrong_names_and_fields_are_the_users_mistakes() -> None:
+    with pytest.raises(PluginError, match="no plugin 'c4d'"):
+        contract.check("c4d")
+    with pytest.raises(RecipeError, match=r"unknown key model\.depth"):
+        contract.check("c3d", {"depth": 3})

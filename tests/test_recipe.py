@@ -1,0 +1,105 @@
+"""Recipes: overrides, refusals that name the right key, the same value after any journey."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clipmill import recipe
+from clipmill.errors import PluginError, RecipeError
+from tiny import recipe_of
+
+
+def test_overrides_reach_every_key() -> None:
+    made = recipe.load(recipe_of(), ["train.steps=50", "model.width=0.5", "data.where=fps > 3"])
+    assert (made.train.steps, made.data.where) == (50, "fps > 3")
+    assert made.plugin().width == 0.5  # type: ignore[attr-defined]
+
+
+def test_plain_data_is_the_same_recipe() -> None:
+    made = recipe.load(recipe_of())
+    assert recipe.parse(json.loads(json.dumps(made.plain()))).plain() == made.plain()
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.step=5", r"unknown key train\.step.*did you mean steps"),
+        ("model.widht=1", r"unknown key model\.widht.*did you mean width"),
+        ("tarin.steps=5", r"unknown key tarin.*did you mean train"),
+        ("train.steps=many", r"train\.steps is 'many'; wanted .*integer"),
+        ("train.steps=0", r"train\.steps is 0; wanted .*greater than or equal to 1"),
+        ("run.name=a/b", r"run\.name is 'a/b'"),
+        ("train.precision=int8", r"train\.precision is 'int8'; wanted .*'fp32'"),
+        ("train.steps", r"the override 'train\.steps'"),
+        ("train.steps.x=1", "steps is 6; wanted a section"),
+    ],
+)
+def test_wrong_keys_and_values_are_named(override: str, told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        recipe.load(recipe_of(), [override])
+
+
+def test_an_unknown_plugin_is_named() -> None:
+    with pytest.raises(PluginError, match="no plugin 'c3'.*did you mean c3d"):
+        recipe.load(recipe_of(), ["model.plugin=c3"])
+
+
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    for text in ("just words", "a: [1", "run: {name: x}"):
+        path.write_text(text)
+        with pytest.raises(RecipeError):
+            recipe.load(path)
+    with pytest.raises(RecipeError, match="one of .*demo_c3d"):
+        recipe.load("nosuch")
+
+
+def test_yaml_does_not_run_code(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("run: !!python/object/apply:os.system ['true']\n")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        recipe.load(path)
+
+
+def test_shipped_recipes_are_found_by_name_and_hold() -> None:
+    for folder in recipe.shipped_folders():
+        for path in folder.glob("*.yaml"):
+            assert recipe.load(path.stem).plain() == recipe.load(path).plain()
+
+
+def test_identity_is_what_decides_the_weights() -> None:
+    first = recipe.load(recipe_of()).identity()
+    same = [
+        "train.workers=2",
+        "train.steps=99",
+        "train.checkpoint_every=7",
+        "data.path=elsewhere",
+        "run.name=b",
+    ]
+    other = [
+        "train.seed=1",
+        "train.batch=5",
+        "model.width=0.25",
+        "data.where=fps > 1",
+        "train.threads=2",
+    ]
+    assert all(recipe.load(recipe_of(), [each]).identity() == first for each in same)
+    assert all(recipe.load(recipe_of(), [each]).identity() != first for each in other)
+
+
+def test_steps_decide_the_weights_under_a_schedule() -> None:
+    made = [
+        recipe.load(recipe_of(), ["train.schedule=one-cycle", f"train.steps={n}"]) for n in (6, 7)
+    ]
+    assert made[0].identity() != made[1].identity()
+
+
+def test_the_schema_knows_every_plugin_and_field() -> None:
+    schema = recipe.schema()
+    variants = {each["title"]: each for each in schema["properties"]["model"]["anyOf"]}
+    assert {"c3d", "single_frame"} <= set(variants)
+    assert "width" in variants["c3d"]["properties"]
+    assert "steps" in schema["$defs"]["Train"]["properties"]
+    assert yaml.safe_dump(schema)
