@@ -174,8 +174,10 @@ def _dump(made: "Plan", epochs: int, world: int, path: str) -> None:
     from clipmill import plan as plans
     from clipmill import storage
 
+    columns = plans.table(made, epochs, world)
+    seeds = pa.array(columns["seed"], pa.uint64())  # of 64 bits, too many for the type assumed
     with storage.writing(storage.absolute(path)) as file:
-        pq.write_table(pa.table(plans.table(made, epochs, world)), file)
+        pq.write_table(pa.table({**columns, "seed": seeds}), file)
 
 
 def feed(source: Any, overrides: Sequence[str] = (), *, start: int = 0) -> Iterator["Sample"]:

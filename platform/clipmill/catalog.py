@@ -104,7 +104,7 @@ class Catalog:
         if split is not None:
             table = table.filter(pc.field("split") == split)
         if where:
-            table = table.filter(expression(where))
+            table = _filtered(table, where)
         return replace(self, table=table)
 
 
@@ -181,16 +181,27 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 }
 
 
+def _filtered(table: pa.Table, where: str) -> pa.Table:
+    try:
+        return table.filter(expression(where))
+    except pa.ArrowException as error:  # such as a comparison of a text with a number
+        raise _no_filter(where, error) from error
+
+
 def expression(text: str) -> pc.Expression:
     """Turn `label in ['a', 'b'] and fps > 10` into a filter, without evaluating code."""
     try:
         return _expression(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, _UnknownForm) as error:
-        raise UsageError(
-            f"the filter {text!r} is not understood ({error})",
-            "comparisons of columns joined by and, or, not",
-            f"columns are {', '.join(SCHEMA.names)}",
-        ) from error
+        raise _no_filter(text, error) from error
+
+
+def _no_filter(text: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"the filter {text!r} is not understood ({error})",
+        "comparisons of columns joined by and, or, not",
+        f"columns are {', '.join(SCHEMA.names)}",
+    )
 
 
 class _UnknownForm(Exception):

@@ -20,7 +20,9 @@ def console(*, error: bool = False) -> "Console":
     """A console that does not decorate what it was not asked to."""
     from rich.console import Console
 
-    return Console(stderr=error, highlight=False, soft_wrap=True)
+    # Files and pipes have no width to fold long paths at.
+    width = None if (sys.stderr if error else sys.stdout).isatty() else 4096
+    return Console(stderr=error, highlight=False, soft_wrap=True, width=width)
 
 
 class Screen:

@@ -255,8 +255,8 @@ def _results(
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Start processes deaf to Ctrl-C, which is the parent's to handle; it hears it after."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Start processes deaf to Ctrl-C and its like: the parent handles them, and hears them after."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
