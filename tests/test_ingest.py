@@ -450,7 +450,7 @@ def test_ranges_of_the_catalog_are_the_members(data: Path) -> None:
     assert len(members) == len(loaded) == 10
     for row in loaded.table.to_pylist():
         inside = members[row["shard"], row["key"]]
-        assert {m["suffix"] for m in row["members"]} == set(inside) == {"mp4", "json"}
+        assert {m["suffix"] for m in row["members"]} == set(inside) == {"idx", "json", "mp4"}
         for suffix, wanted in inside.items():
             assert loaded.read(row, suffix) == wanted
         told = json.loads(inside["json"])
@@ -562,7 +562,7 @@ def test_verify_names_records_and_members_that_are_not_where_the_catalog_says(co
     rewrite(copy, rows)
     faults = "\n".join(ingest.verify(str(copy)))
     assert f"{rows[0]['shard']}: record {'f' * 24} is missing" in faults
-    assert f"{rows[5]['shard']}: {rows[5]['key']}.json is not at its offset" in faults
+    assert f"{rows[5]['shard']}: {rows[5]['key']}.idx is not at its offset" in faults
 
 
 def test_verify_deep_names_a_video_that_ends_too_early(copy: Path) -> None:
@@ -583,3 +583,19 @@ def test_a_catalog_that_cannot_be_read_is_refused(copy: Path) -> None:
     (copy / "dataset.json").write_bytes(b"\xff\xfe")
     with pytest.raises(ClipmillError, match=r"dataset\.json is not JSON"):
         catalog.load(str(copy))
+
+
+def test_verify_names_an_index_of_another_video(copy: Path) -> None:
+    data = catalog.load(str(copy))
+    rows = data.table.to_pylist()
+    name = rows[0]["shard"]
+    inside = [row for row in rows if row["shard"] == name]
+    records = list(shards.read(str(copy / name)))
+    first, second = records[0].members, records[1].members
+    first["idx"] = video.index_of(second["mp4"]).packed()  # type: ignore[union-attr]
+    placed = {each.key: each.members for each in shards.write(str(copy / name), records)}
+    changed = [{**row, "members": placed.get(row["key"], row["members"])} for row in rows]
+    table = pa.Table.from_pylist(changed, schema=catalog.SCHEMA)
+    catalog.save(str(copy), table, dict(data.meta))
+    (fault,) = ingest.verify(str(copy))
+    assert fault == f"{name}: {inside[0]['key']}.idx is not the index of its video"

@@ -92,10 +92,15 @@ class Catalog:
 
     def read(self, row: dict[str, Any], suffix: str = "mp4") -> bytes:
         """The bytes of a record's member, by one range read."""
+        return self.read_part(row, suffix, 0, None)
+
+    def read_part(self, row: dict[str, Any], suffix: str, offset: int, length: int | None) -> bytes:
+        """Some bytes of a record's member; without a length all from the offset on."""
         for member in row["members"]:
             if member["suffix"] == suffix:
                 shard = storage.join(self.folder, row["shard"])
-                return storage.read_range(shard, member["offset"], member["length"])
+                count = member["length"] - offset if length is None else length
+                return storage.read_range(shard, member["offset"] + offset, count)
         raise DataError(f"record {row['key']} has no member .{suffix}", "a dataset that has it")
 
     def part(self, *, split: str | None = None, where: str | None = None) -> "Catalog":

@@ -9,7 +9,7 @@ import functools
 import json
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from clipmill import plan as plans
 from clipmill import recipe as recipes
 from clipmill import video
+from clipmill.catalog import Catalog
 from clipmill.errors import DataError
 from clipmill.plan import Plan
 from clipmill.plugin import Decoded, Plugin, Sample
@@ -37,25 +38,34 @@ class Share:
     world: int = 1
 
 
+Frames = Callable[..., NDArray[np.uint8]]  # frame numbers, short_side=, crop= -> frames
+
+
+def frames_of(catalog: Catalog, row: dict[str, Any]) -> Frames:
+    """How a record's frames are read: by its packet index, or else all of the video."""
+    if any(member["suffix"] == "idx" for member in row["members"]):
+        index = video.unpacked(catalog.read(row, "idx"))
+        return functools.partial(
+            video.decode_indexed, index, functools.partial(catalog.read_part, row, "mp4")
+        )
+    return functools.partial(video.decode_frames, catalog.read(row))
+
+
 def decode(
-    record: bytes, row: Mapping[str, Any], view: View, span: tuple[int, int], seed: int, stage: Stage,
-    rate: float | None = None,
+    frames: Frames, row: Mapping[str, Any], view: View, span: tuple[int, int], seed: int, stage: Stage
 ) -> dict[str, NDArray[Any]]:  # fmt: skip
-    """Decode one span as a view wants it; `rate` is for videos that are no records of ours."""
+    """Decode one span as a view wants it."""
     numbers = frame_numbers(*span, view.frames, row["frames"])
     height, width = video.scaled_size(row["height"], row["width"], view.resize)
     random = stage == "train" and "crop" in view.augment
     box = crop_box(height, width, view.size, seed, random)
-    rgb = video.decode_frames(record, numbers.tolist(), short_side=view.resize, crop=box, rate=rate)
-    return {"rgb": rgb}
+    return {"rgb": frames(numbers, short_side=view.resize, crop=box)}
 
 
-def sample(
-    plan: Plan, takes: Takes, place: int, *, source: bytes | None = None, rate: float | None = None
-) -> Sample:
+def sample(plan: Plan, takes: Takes, place: int, *, frames: Frames | None = None) -> Sample:
     """Read and decode one take, and let the plugin make its sample.
 
-    `source` stands in for the record's bytes, at `rate` where it is no record of ours.
+    `frames` stands in for the record's own, where the video is no record of ours.
     """
     views, seed = plan.plugin.views(), int(takes.seed[place])
     spans = [span for span in range(takes.record.shape[1]) if takes.record[place, span] >= 0]
@@ -63,7 +73,7 @@ def sample(
     names = [takes.views[takes.view[place, span]] for span in spans]
     bounds = [(int(takes.first[place, s]), int(takes.last[place, s])) for s in spans]
     streams = [
-        decode(source or plan.catalog.read(row), row, views[name], bound, seed, plan.stage, rate)
+        decode(frames or frames_of(plan.catalog, row), row, views[name], bound, seed, plan.stage)
         for row, name, bound in zip(rows, names, bounds, strict=True)
     ]
     decoded = Decoded(plan.stage, tuple(names), tuple(streams), tuple(rows))

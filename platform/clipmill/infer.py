@@ -4,6 +4,7 @@ A model folder holds `weights.safetensors` and `model.json` (recipe, classes, ge
 all that an answer needs, and no pickle. Knows neither registry nor HTTP.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -130,7 +131,8 @@ def answer(model: Model, source: bytes) -> dict[str, Any]:
     rate = None if _conforms(info, model.profile) else model.profile.rate
     plan = _plan_of(model, info, rate)
     takes = plan.epoch(0)
-    samples = [_sample(plan, takes, place, source, rate) for place in range(len(takes))]
+    frames = functools.partial(video.decode_frames, source, rate=rate)
+    samples = [_sample(plan, takes, place, frames) for place in range(len(takes))]
     size = plan.batch
     batched = (
         feed.collated(model.plugin, samples[at : at + size]) for at in range(0, len(takes), size)
@@ -158,8 +160,8 @@ def _plan_of(model: Model, info: video.VideoInfo, rate: float | None) -> Plan:
     return Plan(part, model.plugin, "test", model.recipe.train.seed, model.recipe.train.batch)
 
 
-def _sample(plan: Plan, takes: Takes, place: int, source: bytes, rate: float | None) -> Sample:
-    made = feed.sample(plan, takes, place, source=source, rate=rate)
+def _sample(plan: Plan, takes: Takes, place: int, frames: feed.Frames) -> Sample:
+    made = feed.sample(plan, takes, place, frames=frames)
     told = {
         "position": np.int64(place),
         "seed": takes.seed[place],

@@ -298,6 +298,12 @@ def verify(folder: str, *, deep: bool = False, progress: Progress | None = None)
 def _frame_faults(catalog: Catalog, row: dict[str, Any], deep: bool) -> Iterator[str]:
     numbers = range(row["frames"]) if deep else (0, row["frames"] - 1)
     try:
-        video.decode_frames(catalog.read(row), list(numbers), short_side=32)
+        data = catalog.read(row)
+        video.decode_frames(data, list(numbers), short_side=32)
+        if any(member["suffix"] == "idx" for member in row["members"]):
+            told = catalog.read(row, "idx")
+            fresh = video.index_of(data, video.unpacked(told).scan.seconds)
+            if fresh is None or fresh.packed() != told:
+                yield f"{row['shard']}: {row['key']}.idx is not the index of its video"
     except (DataError, VideoError) as error:
         yield f"{row['shard']}: {row['key']}: {error}"

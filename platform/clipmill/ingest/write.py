@@ -48,7 +48,9 @@ def make_record(each: Examined, profile: video.Profile) -> Made:
     }  # fmt: skip
     told = {name: row[name] for name in ("label", "split", "source", "source_sha256", "licence")}
     about = {**told, "attributes": source.attributes}
-    return row, {"mp4": encoded, "json": json.dumps(about, sort_keys=True).encode()}
+    index = video.index_of(encoded, made.source_times_seconds)
+    members = {"idx": index.packed()} if index else {}
+    return row, {**members, "mp4": encoded, "json": json.dumps(about, sort_keys=True).encode()}
 
 
 def _of_source(data: bytes) -> tuple[int, bool]:

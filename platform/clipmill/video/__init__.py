@@ -6,21 +6,26 @@ float32; times are seconds since the first frame shown. Knows no shards, catalog
 
 from clipmill.video.audio import decode_audio
 from clipmill.video.facts import VideoInfo, grid_frames, probe
+from clipmill.video.index import PacketIndex, decode_indexed, index_of, unpacked
 from clipmill.video.profile import Profile, Transcoded, transcode
 from clipmill.video.read import decode_frames, scaled_size
 from clipmill.video.source import Source
 from clipmill.video.write import encode
 
 __all__ = [
+    "PacketIndex",
     "Profile",
     "Source",
     "Transcoded",
     "VideoInfo",
     "decode_audio",
     "decode_frames",
+    "decode_indexed",
     "encode",
     "grid_frames",
+    "index_of",
     "probe",
     "scaled_size",
     "transcode",
+    "unpacked",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
 
 from clipmill.errors import UsageError, VideoError
 from clipmill.video.facts import clockwise_rotation, shown_size
@@ -36,15 +37,15 @@ def decode_frames(
     Number n is the n-th frame shown, or, with a rate, the frame on screen n / rate seconds after
     the first one.
     """
-    numbers = _checked(frame_numbers)
+    numbers = checked(frame_numbers)
     with opened(source) as video:
         table = scan(video, source)
         if table is not None:
             found = _from_key_frames(video, table, numbers, rate)
-            return _pictures(video, found, len(numbers), short_side, crop)
+            return pictures(video.pictures, found, len(numbers), short_side, crop)
     with opened(source) as video:
         found = _from_the_beginning(video, numbers, rate)
-        return _pictures(video, found, len(numbers), short_side, crop)
+        return pictures(video.pictures, found, len(numbers), short_side, crop)
 
 
 def scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
@@ -56,7 +57,8 @@ def scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, i
     return (short_side, longer) if height <= width else (longer, short_side)
 
 
-def _checked(frame_numbers: Sequence[int] | Numbers) -> Numbers:
+def checked(frame_numbers: Sequence[int] | Numbers) -> Numbers:
+    """Refuse what are no frame numbers."""
     numbers = np.asarray(frame_numbers)
     if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu":
         raise UsageError(f"frame numbers {frame_numbers!r}", "a list of at least one integer")
@@ -85,11 +87,17 @@ def _from_key_frames(
     if numbers.max() >= count:
         raise _past_the_end(video, int(numbers.max()), count, rate)
     frames = numbers if rate is None else frames_at_ticks(table.seconds, numbers, rate)
+    spans = by_packet(table, frames)
+    for start in sorted(spans):
+        yield from _span(video, table, start, spans[start])
+
+
+def by_packet(table: Scan, frames: Numbers) -> dict[int, dict[int, list[int]]]:
+    """Say for each start of decoding which packets are wanted, and where in the result they go."""
     spans: dict[int, dict[int, list[int]]] = {}
     for packet, positions in _positions(table.shown[frames]).items():
         spans.setdefault(table.start_for(packet), {})[packet] = positions
-    for start in sorted(spans):
-        yield from _span(video, table, start, spans[start])
+    return spans
 
 
 def _span(video: Opened, table: Scan, start: int, wanted: dict[int, list[int]]) -> Iterator[Found]:
@@ -157,27 +165,34 @@ def _all_frames(video: Opened) -> Iterator[VideoFrame]:
         yield from frames
 
 
-def _pictures(
-    video: Opened, found: Iterator[Found], count: int, short_side: int | None, crop: Crop | None
+def pictures(
+    shown: VideoStream | tuple[int, int],
+    found: Iterator[Found],
+    count: int,
+    short_side: int | None,
+    crop: Crop | None,
 ) -> npt.NDArray[np.uint8]:
-    pictures: npt.NDArray[np.uint8] | None = None
+    """Convert the frames found into one array; `shown` is the stream, or its height and width."""
+    result: npt.NDArray[np.uint8] | None = None
     convert: _ToRgb | None = None
     for positions, frame in found:
-        if convert is None or pictures is None:
-            convert = _ToRgb(video, clockwise_rotation(frame), short_side, crop)
-            pictures = np.empty((count, *convert.size, 3), np.uint8)
-        pictures[positions] = convert(frame)
-    assert pictures is not None  # at least one number was asked and all were found
-    return pictures
+        if convert is None or result is None:
+            rotation = 0 if isinstance(shown, tuple) else clockwise_rotation(frame)
+            size = shown if isinstance(shown, tuple) else shown_size(shown, rotation)
+            convert = _ToRgb(size, rotation, short_side, crop)
+            result = np.empty((count, *convert.size, 3), np.uint8)
+        result[positions] = convert(frame)
+    assert result is not None  # at least one number was asked and all were found
+    return result
 
 
 class _ToRgb:
     """Scales, converts, turns and crops frames of one video."""
 
     def __init__(
-        self, video: Opened, rotation: int, short_side: int | None, crop: Crop | None
+        self, shown: tuple[int, int], rotation: int, short_side: int | None, crop: Crop | None
     ) -> None:
-        height, width = scaled_size(*shown_size(video.pictures, rotation), short_side)
+        height, width = scaled_size(*shown, short_side)
         top, left, crop_height, crop_width = crop or (0, 0, height, width)
         if not (
             0 <= top <= top + crop_height <= height and 0 <= left <= left + crop_width <= width

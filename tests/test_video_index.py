@@ -1,0 +1,102 @@
+"""The packet index: the container's frames bit for bit, from no more bytes than are needed."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipmill import catalog, feed
+from clipmill.errors import DataError, VideoError
+from clipmill.video import Profile, decode_frames, decode_indexed, index_of, transcode, unpacked
+from test_video import moving_square, written
+
+COUNT = 100
+
+
+@pytest.fixture(scope="module")
+def stored() -> dict[str, bytes]:
+    frames = moving_square(COUNT)
+    plain = {"g": "20", "bf": "3", "sc_threshold": "0"}
+    return {
+        "ladder": transcode(written(frames, fps=30), Profile())[0],
+        "b-frames": written(frames, options=plain),
+        "open-gop": written(frames, options={**plain, "x264-params": "open-gop=1:keyint=20"}),
+        "intra": written(frames, options={"g": "1"}),
+    }
+
+
+@pytest.mark.parametrize("kind", ["ladder", "b-frames", "open-gop", "intra"])
+@given(numbers=st.lists(st.integers(0, COUNT - 1), min_size=1, max_size=12))
+@settings(max_examples=20, deadline=None)
+def test_indexed_frames_are_those_of_the_container(
+    kind: str, numbers: list[int], stored: dict[str, bytes]
+) -> None:
+    video = stored[kind]
+    index = index_of(video)
+    assert index is not None
+    again = unpacked(index.packed())
+    got = decode_indexed(again, lambda at, size: video[at : at + size], numbers, short_side=32)
+    assert np.array_equal(got, decode_frames(video, numbers, short_side=32))
+
+
+def test_on_the_ladder_only_what_is_shown_is_fed(stored: dict[str, bytes]) -> None:
+    video, asked = stored["ladder"], []
+    index = index_of(video)
+    assert index is not None
+
+    def read(at: int, size: int) -> bytes:
+        asked.append((at, size))
+        return video[at : at + size]
+
+    decode_indexed(index, read, range(30, 60, 6))
+    rungs = [packet for packet in range(COUNT) if not index.disposable[packet]]
+    assert len(rungs) < COUNT / 4
+    assert len(asked) == 1 and asked[0][1] < len(video) / 2
+
+
+def test_the_index_keeps_the_times_of_the_source() -> None:
+    video, made = transcode(written(moving_square(40), fps=12), Profile())
+    index = index_of(video, made.source_times_seconds)
+    assert index is not None
+    assert np.array_equal(unpacked(index.packed()).scan.seconds, made.source_times_seconds)
+
+
+@pytest.mark.parametrize(("codec", "container"), [("mpeg4", "mp4"), ("libvpx-vp9", "webm")])
+def test_other_codecs_have_no_index(codec: str, container: str) -> None:
+    assert index_of(written(moving_square(10), codec=codec, container=container)) is None
+
+
+def test_a_turned_video_has_no_index() -> None:
+    assert index_of(written(moving_square(10), rotation=90)) is None
+
+
+def test_a_number_past_the_end_is_an_error(stored: dict[str, bytes]) -> None:
+    index = index_of(stored["ladder"])
+    assert index is not None
+    with pytest.raises(VideoError, match="wanted a number below"):
+        decode_indexed(index, lambda at, size: b"", [5000])
+
+
+def test_bytes_that_are_no_packets_are_told(stored: dict[str, bytes]) -> None:
+    index = index_of(stored["ladder"])
+    assert index is not None
+    with pytest.raises(VideoError):
+        decode_indexed(index, lambda at, size: b"\xff" * size, [50])
+
+
+@pytest.mark.parametrize("damage", [b"", b"nothing", b"clipmill index 1\nrest"])
+def test_what_is_no_index_is_told(damage: bytes) -> None:
+    with pytest.raises(DataError, match="packet index cannot be read"):
+        unpacked(damage)
+
+
+def test_records_are_read_by_their_index(dataset: str) -> None:
+    data = catalog.load(dataset)
+    for place in range(3):
+        row = data.row(place)
+        assert [member["suffix"] for member in row["members"]] == ["idx", "json", "mp4"]
+        numbers = np.array([0, 7, row["frames"] - 1])
+        bare = {**row, "members": [m for m in row["members"] if m["suffix"] != "idx"]}
+        one = feed.frames_of(data, row)(numbers, short_side=40, crop=(2, 3, 32, 32))
+        two = feed.frames_of(data, bare)(numbers, short_side=40, crop=(2, 3, 32, 32))
+        assert np.array_equal(one, two)
