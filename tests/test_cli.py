@@ -266,7 +266,7 @@ def test_promote_refuses_a_worse_model_unless_forced(home: Home, tmp_path: Path)
     first = promote("good")
     assert (first["name"], first["version"], first["alias"]) == ("light", "1", "champion")
     line = promote("bad", code=1)["error"]
-    assert "light@champion 1.0000; wanted a model that is not worse; use --force" in line
+    assert "light@champion accuracy 1.0000; wanted a model that is not worse; use --force" in line
     assert promote("good")["nothing_to_do"] is True
     answered = told("predict", "light@champion", home.video, "--runs", home.runs)
     assert (answered["version"], answered["videos"][0]["label"]) == ("1", "bright")
@@ -281,6 +281,14 @@ def test_predict_tells_classes_with_probabilities(home: Home) -> None:
     assert first == second and first["video"] == str(home.video)
     assert [each["name"] for each in first["classes"]] == ["bright", "dark"]
     assert sum(each["probability"] for each in first["classes"]) == pytest.approx(1)
+
+
+def test_predict_keeps_the_good_answers_beside_a_bad_file(home: Home, tmp_path: Path) -> None:
+    gone = tmp_path / "nowhere.mp4"
+    value = told("predict", "good", gone, home.video, "--runs", home.runs, code=1)
+    bad, good = value["videos"]
+    assert "is not there" in bad["error"] and bad["video"] == str(gone)
+    assert good["label"] == "bright"
 
 
 def test_plugins() -> None:
@@ -409,7 +417,7 @@ def test_mistakes_with_runs_and_versions(home: Home, tmp_path: Path) -> None:
         (("plan", home.recipe, "train.batch=9"), "train.batch is 9, an epoch has 8 takes"),
         (("promote", "good", "--name", "a/b", *at), "the name 'a/b'; wanted letters"),
         (("predict", "good", text, *at), f"{text}: a video of 12 bytes: Invalid data"),
-        (("predict", "good", home.video, tmp_path / "nowhere.mp4", *at), "is not there"),
+        (("predict", "good", tmp_path / "nowhere.mp4", *at), "is not there"),
         (("predict", "light@none", home.video, *at), "no version light@none in"),
         (("predict", "light/99", home.video, *at), "no version light/99 in"),
         (("evaluate", "good", tmp_path, *at), "has no dataset.json"),

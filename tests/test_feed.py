@@ -121,3 +121,8 @@ def test_the_recipe_goes_to_workers_as_json(dataset: str) -> None:
     _, plain = plan_of(dataset)
     assert feed._plan(json.dumps(plain), "train").digest == plan_of(dataset)[0].digest
     assert isinstance(next(shards.read(storage.list_files(dataset)[-1])), shards.Record)
+
+
+@pytest.mark.parametrize("transport", ["thread", "ray"])
+def test_nothing_left_to_do_is_no_batch(dataset: str, transport: str) -> None:
+    assert got(dataset, Share(5, 5), transport) == []

@@ -20,7 +20,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipmill import api, catalog, ingest, shards, storage, video
-from clipmill.errors import BusyError, ClipmillError, DataError, SourceError, UsageError
+from clipmill.errors import (
+    BusyError,
+    ClipmillError,
+    DataError,
+    SourceError,
+    StorageError,
+    UsageError,
+)
 from clipmill.ingest import prepare
 from clipmill.ingest.write import RECEIPTS
 from tiny import moving, write_videos
@@ -213,22 +220,24 @@ def test_what_cannot_be_taken_is_told_with_stage_and_reason(tmp_path: Path) -> N
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     damaged(folder / "damaged.mp4", 8)
     (folder / "away.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    (folder / "unreadable.mp4").symlink_to("/proc/self/mem")  # for root, too
     clip(Path(os.fsdecode(bytes(folder) + b"/\xff.mp4")), 9)
     (folder / "notes.txt").write_text("no video by its name: no source")
     counts = ingest.run(str(tmp_path / "v"), str(tmp_path / "d"))
-    assert (counts["sources"], counts["taken"], counts["quarantined"]) == (9, 3, 6)
+    assert (counts["sources"], counts["taken"], counts["quarantined"]) == (10, 3, 7)
     assert adds_up(counts)
     told = ledger(tmp_path / "d")
     assert {name: stage for name, (stage, _) in told.items()} == {
         "text.mp4": "probe", "empty.mp4": "probe", "cut.mp4": "probe", "damaged.mp4": "decode",
-        "away.mp4": "read", "\\udcff.mp4": "name",
+        "away.mp4": "read", "unreadable.mp4": "read", "\\udcff.mp4": "name",
     }  # fmt: skip
     assert "Invalid data found" in told["text.mp4"][1]
     assert "0 bytes" in told["empty.mp4"][1]
     assert "damaged frames" in told["damaged.mp4"][1]
     assert "is not there" in told["away.mp4"][1]
+    assert "cannot be read" in told["unreadable.mp4"][1]
     assert all(reason and "\n" not in reason and "0x" not in reason for _, reason in told.values())
-    assert counts["warnings"][-1].startswith("6 videos were not taken: quarantine.parquet")
+    assert counts["warnings"][-1].startswith("7 videos were not taken: quarantine.parquet")
     assert ingest.verify(str(tmp_path / "d")) == []
 
 
@@ -332,6 +341,17 @@ def test_a_folder_that_is_held_is_refused(videos: Path, tmp_path: Path) -> None:
     ):
         ingest.run(str(videos), str(tmp_path))
     assert files(tmp_path) == {}
+
+
+def test_a_shard_that_cannot_be_written_is_told_in_one_line(
+    videos: Path, data: Path, tmp_path: Path
+) -> None:
+    name = min(data.glob("*.tar")).name
+    (tmp_path / RECEIPTS).mkdir()
+    (tmp_path / name).mkdir()  # no file takes the place of a folder
+    with pytest.raises(StorageError, match=f"{name} cannot be written: Is a directory; wanted"):
+        ingest.run(str(videos), str(tmp_path))
+    assert not list(tmp_path.glob(".*.part")) and not (tmp_path / "dataset.json").exists()
 
 
 # --- again, and again

@@ -79,7 +79,7 @@ def _broken(dataset: str, folder: Path) -> None:
 
 def test_a_broken_run_goes_on_only_with_its_own_recipe(dataset: str, tmp_path: Path) -> None:
     _broken(dataset, tmp_path)
-    with pytest.raises(RunError, match="began with another recipe"):
+    with pytest.raises(RunError, match=r"began with another train\.seed"):
         api.train(plain(dataset, tmp_path, "broken", seed=5))
     shown = api.show("broken", folder=str(tmp_path))
     assert (shown["status"], shown["steps"]) == ("unfinished", 4)
@@ -119,3 +119,47 @@ def test_an_unknown_run_is_named_with_those_that_are_there(trained: dict[str, An
         api.show("nosuch", folder=folder)
     assert [run["name"] for run in api.runs(folder)["runs"]] == ["trained"]
     assert api.show(trained["run_id"], folder=folder)["name"] == "trained"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_broken_off_after_its_last_step_is_finished(
+    dataset: str, tmp_path: Path, trained: dict[str, Any], workers: int
+) -> None:
+    made = recipe.load(plain(dataset, tmp_path, "late", workers=workers)).anchored()
+    home = launch.folder_of(made)
+    storage.put_json(home.recipe, {"recipe": made.plain(), "identity": made.identity()})
+    launch.work({"recipe": made.plain(), "folder": home.path, "transport": "thread"})
+    result = api.resume("late", folder=str(tmp_path))
+    assert result["weights_sha256"] == trained["weights_sha256"]
+
+
+def test_a_run_that_committed_nothing_may_begin_with_another_recipe(
+    dataset: str, tmp_path: Path
+) -> None:
+    made = recipe.load(plain(dataset, tmp_path, "typo", seed=9))
+    home = launch.folder_of(made)
+    storage.put_json(home.recipe, {"recipe": made.plain(), "identity": made.identity()})
+    assert api.train(plain(dataset, tmp_path, "typo", steps=3))["steps"] == 3
+
+
+def test_a_run_holds_from_any_folder(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(dataset).parent)
+    result = api.train(plain("data", Path("here"), "moved", steps=3))
+    monkeypatch.chdir(tmp_path)
+    assert api.evaluate(result["folder"])["videos"] == 6
+    assert api.evaluate("moved", folder=str(Path(dataset).parent / "here"))["videos"] == 6
+
+
+def test_a_name_that_cannot_be_registered_is_told_before_any_step(
+    dataset: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="choose another name"):
+        api.train(plain(dataset, tmp_path, "x"), ["track.register=a/b"])
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_crop_larger_than_the_picture_is_told(dataset: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="resize 36 of at least size 48"):
+        api.plan(plain(dataset, tmp_path, "x"), ["model.size=48"])

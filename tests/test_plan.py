@@ -1,6 +1,7 @@
 """The plan's laws: order, ranks, parts, seeds; and what it refuses."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -116,3 +117,14 @@ def test_the_dump_tells_the_rank_of_each_take() -> None:
     assert np.asarray(table["rank"]).tolist() == [0, 0, 1, 1, 1] * 8
     assert table["epoch"] == [0] * 20 + [1] * 20
     assert len({tuple(map(str, keys)) for keys in table["keys"][:20]}) == 20  # type: ignore[attr-defined]
+
+
+def test_threads_at_different_epochs_find_theirs() -> None:
+    plan = plan_of(12, 12)
+    wanted = [plan_of(12, 12).epoch(epoch).seed.tolist() for epoch in range(60)]
+
+    def walk(start: int) -> bool:
+        return all(plan.epoch(epoch).seed.tolist() == wanted[epoch] for epoch in range(start, 60))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(walk, (0, 3, 5, 9)))

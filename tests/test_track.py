@@ -123,7 +123,7 @@ def test_names_that_no_registry_holds_are_refused(name: str, runs: str) -> None:
         api.promote("trained", name=name, folder=runs)
 
 
-def test_a_server_that_is_away_is_told_at_the_start(dataset: str, tmp_path: Path) -> None:
+def test_an_address_of_no_store_is_told_at_the_start(dataset: str, tmp_path: Path) -> None:
     from tiny import run_recipe
 
     made = run_recipe(dataset, tmp_path, "away")

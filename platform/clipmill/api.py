@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipmill.errors import RegistryError, RunError, UsageError, VideoError
+from clipmill.errors import ClipmillError, RegistryError, RunError, UsageError, VideoError
 
 if TYPE_CHECKING:
     import webdataset as wds
@@ -205,6 +205,7 @@ def train(
 
 def resume(
     name: str,
+    overrides: Sequence[str] = (),
     *,
     folder: str = "runs",
     address: str | None = None,
@@ -224,8 +225,9 @@ def _run_folder(run: str, folder: str) -> str:
     from clipmill import storage, track
 
     root = storage.absolute(folder)
-    if os.path.exists(f"{root}/{run}/recipe.json"):
-        return f"{root}/{run}"
+    for home in (f"{root}/{run}", storage.absolute(run)):
+        if run and os.path.exists(f"{home}/recipe.json"):
+            return home
     for path in Path(root).glob("*/mlflow.json"):
         if track.run_id_of(str(path.parent)) == run:
             return str(path.parent)
@@ -279,7 +281,7 @@ def _model(target: str, folder: str, tracking: str | None) -> tuple["Model", dic
     """The model of a run (by name or id) or of a version."""
     from clipmill import infer, track
 
-    if "@" not in target and "/" not in target:
+    if ("@" not in target and "/" not in target) or os.path.exists(f"{target}/recipe.json"):
         home = _run_folder(target, folder)
         return infer.load(f"{home}/model").to(infer.device()), {"run": os.path.basename(home)}
     with track.fetched(_registry(tracking, folder), target) as (inner, told):
@@ -332,12 +334,20 @@ def promote(
 
 def _compared(
     new: dict[str, Any], uri: str, holder: str, force: bool, progress: Progress | None
-) -> dict[str, float]:
+) -> dict[str, float] | None:
     """Compare with the holder of the alias on the same test plan; refuse a worse one."""
-    old = evaluate(holder, new["data"], tracking=uri, progress=progress)
-    if not force and new["score"] < old["score"]:
+    try:
+        old = evaluate(holder, new["data"], tracking=uri, progress=progress)
+    except ClipmillError as error:
+        if force:
+            return None
         raise RegistryError(
-            f"{new['run']} reaches {new['score']:.4f} on {new['data']}, {holder} {old['score']:.4f}",
+            f"{holder} cannot be tested beside {new['run']}: {error}", todo="or use --force"
+        ) from error
+    if not force and (new["metric"] != old["metric"] or new["score"] < old["score"]):
+        raise RegistryError(
+            f"{new['run']} reaches {new['metric']} {new['metrics'][new['metric']]:.4f} on"
+            f" {new['data']}, {holder} {old['metric']} {old['metrics'][old['metric']]:.4f}",
             "a model that is not worse",
             "use --force to promote it all the same",
         )
@@ -351,15 +361,25 @@ def predict(
     folder: str = "runs",
     tracking: str | None = None,
 ) -> dict[str, Any]:
-    """Answer videos with a version or a run."""
+    """Answer videos with a version or a run; one that cannot be answered is told among them."""
+    model, told = _model(version, folder, tracking)
+    videos, faults = [], []
+    for file in files:
+        try:
+            videos.append(_answered(model, file))
+        except ClipmillError as error:
+            faults.append(error)
+            videos.append({"video": file, "error": str(error)})
+    if len(faults) == len(files):
+        raise faults[0]
+    return {**told, "videos": videos}
+
+
+def _answered(model: "Model", file: str) -> dict[str, Any]:
     from clipmill import infer, storage
 
-    model, told = _model(version, folder, tracking)
-    videos = []
-    for file in files:
-        with _named(file):
-            videos.append({"video": file, **infer.answer(model, storage.read(file))})
-    return {**told, "videos": videos}
+    with _named(file):
+        return {"video": file, **infer.answer(model, storage.read(file))}
 
 
 def serve(

@@ -9,7 +9,7 @@ from typing import Any
 from clipmill import feed, infer
 from clipmill import plan as plans
 from clipmill.catalog import Catalog
-from clipmill.errors import PluginError
+from clipmill.errors import PlanError, PluginError
 from clipmill.infer import Model
 from clipmill.plan import Plan
 from clipmill.plugin import Sample
@@ -27,6 +27,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a model on a split: figures, protocol, and the answer to each video."""
     plan = plans.make(model.recipe, stage, catalog)
+    _check_classes(model, plan)
     meter = model.plugin.meter()
     if meter is None:
         raise PluginError(f"{model.recipe.model.plugin} has no meter", "a plugin with a meter()")
@@ -52,6 +53,19 @@ def evaluate(
         "score": sign * metrics[model.plugin.metric],  # the higher the better
         "answers": rows,
     }
+
+
+def _check_classes(model: Model, plan: Plan) -> None:
+    """Refuse data of other classes before any of it is decoded."""
+    strange = sorted(
+        set(plan.catalog.table["label"].unique().to_pylist()) - set(model.classes), key=str
+    )
+    if strange and model.classes:
+        raise PlanError(
+            f"{plan.catalog.folder} has the class {strange[0]!r}",
+            f"only those of the model: {', '.join(model.classes)}",
+            "leave such records out with data.where",
+        )
 
 
 def _target(model: Model, row: dict[str, Any]) -> int:

@@ -26,6 +26,7 @@ from clipmill.plugin import Decoded, Plugin, Sample
 from clipmill.takes import Stage, Takes, View, crop_box, frame_numbers, generator
 
 CHUNK_TAKES = 64  # of a decode task: some seconds of work, and blocks large enough to be cheap
+MOST_TASKS = 1000
 
 
 @dataclass(frozen=True)
@@ -178,9 +179,13 @@ def _by_ray(plan: Plan, share: Share, recipe: Mapping[str, Any]) -> Iterator[Sam
     context.execution_options.preserve_order = True
     context.target_max_block_size = 32 << 20
     source = json.dumps(recipe)
-    step = max(1, CHUNK_TAKES * share.world // plan.batch)
+    count = share.last_batch - share.first_batch
+    # A long run has longer tasks: each is known to Ray before the first one starts.
+    step = max(1, CHUNK_TAKES * share.world // plan.batch, count // MOST_TASKS)
     edges = range(share.first_batch, share.last_batch, step)
     rows = [{"first": at, "last": min(at + step, share.last_batch)} for at in edges]
+    if not rows:
+        return
     work = functools.partial(
         _task, recipe=source, stage=plan.stage, rank=share.rank, world=share.world
     )

@@ -7,6 +7,7 @@ takes trained over all epochs; ranks, resume and dry runs are slices of it.
 import functools
 import hashlib
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,9 @@ from clipmill.errors import PlanError
 from clipmill.plugin import Plugin
 from clipmill.recipe import Recipe
 from clipmill.takes import Draw, Stage, Takes, joined
+
+KEPT_EPOCHS = 4  # the feed reads ahead of the loop: both must find theirs
+_KEPT = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,12 @@ class Plan:
 
     def epoch(self, epoch: int) -> Takes:
         """All takes of an epoch in order, the last incomplete batch included."""
-        if epoch not in self._kept:
-            for old in list(self._kept)[:-1]:
-                del self._kept[old]
-            self._kept[epoch] = _ordered(self, epoch)
-        return self._kept[epoch]
+        with _KEPT:
+            if epoch not in self._kept:
+                self._kept[epoch] = _ordered(self, epoch)
+                for old in list(self._kept)[:-KEPT_EPOCHS]:
+                    del self._kept[old]
+            return self._kept[epoch]
 
     @functools.cached_property
     def _kept(self) -> dict[int, Takes]:

@@ -182,9 +182,15 @@ def make(name: str, fields: Mapping[str, Any]) -> Plugin:
     """Make the plugin of that name with its fields."""
     plugin = load(name)
     try:
-        return plugin(**fields)
+        made = plugin(**fields)
     except ValidationError as error:
         raise RecipeError(*told(error, plugin, "model")) from None
+    try:
+        made.views()
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise RecipeError(f"model: {name} cannot see so", reason, "change its fields") from None
+    return made
 
 
 def told(error: ValidationError, model: type[BaseModel], where: str = "") -> tuple[str, str, str]:

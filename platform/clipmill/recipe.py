@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clipmill import plugin
+from clipmill import plugin, storage
 from clipmill.errors import RecipeError
 
 
@@ -106,13 +106,32 @@ class Recipe(_Section):
         data["model"] |= self.plugin().model_dump(mode="json")
         return data
 
-    def identity(self) -> str:
-        """Hash of what decides the weights; keys that may differ on resume are left out."""
+    def anchored(self) -> "Recipe":
+        """The same with absolute paths, so that it holds from any folder and on any node."""
+        data = self.data.model_copy(update={"path": storage.absolute(self.data.path)})
+        run = self.run.model_copy(update={"folder": storage.absolute(self.run.folder)})
+        return self.model_copy(update={"data": data, "run": run})
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides the weights; keys that may differ on resume are left out."""
         data = self.plain()
         free = MAY_DIFFER if self.train.schedule == "constant" else MAY_DIFFER - {"steps"}
         decisive = {key: value for key, value in data["train"].items() if key not in free}
-        told = {"model": data["model"], "train": decisive, "data": {**data["data"], "path": None}}
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return {"model": data["model"], "train": decisive, "data": {**data["data"], "path": None}}
+
+    def identity(self) -> str:
+        """Hash of what decides the weights."""
+        return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()
+
+    def differences(self, other: "Recipe") -> list[str]:
+        """The dotted keys that decide the weights and are not the same in another recipe."""
+        mine, theirs = self.decisive(), other.decisive()
+        return sorted(
+            f"{section}.{key}"
+            for section in mine
+            for key in mine[section] | theirs[section]
+            if mine[section].get(key) != theirs[section].get(key)
+        )
 
 
 MAY_DIFFER = {"workers", "steps", "checkpoint_every", "log_every", "max_failures"}

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Stream = Literal["rgb", "flow", "audio", "mask"]
 Augmentation = Literal["crop", "flip"]
@@ -35,6 +35,12 @@ class View(BaseModel):
     augment: tuple[Augmentation, ...] = Field(
         ("crop",), description="what keeps the labels true; `crop` is a random place in training"
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "View":
+        if self.resize < self.size:
+            raise ValueError(f"resize {self.resize} of at least size {self.size}")
+        return self
 
     def span_frames(self, fps: NDArray[np.float64]) -> NDArray[np.int64]:
         """How many frames of a record, at its own rate, lie from the first to the last seen."""

@@ -83,7 +83,7 @@ def _step(
             outputs = model(tensors)
         loss: torch.Tensor = outputs["loss"]
         (loss * weight).backward()  # type: ignore[no-untyped-call]
-        metrics.update({name: value.detach() for name, value in outputs.items()})
+        metrics.update({name: value.detach().float().mean() for name, value in outputs.items()})
         metrics["gradient_norm"] = _clipped(model, loop.clip_norm)
         return loss.detach()
 
@@ -133,11 +133,11 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> float:
 
 
 def check_finite(step: Step) -> None:
-    """Stop on a loss that is no number any more."""
-    loss = float(step.metrics["loss"])
-    if not math.isfinite(loss):
+    """Stop on a loss or a gradient that is no number any more, before it is committed."""
+    loss, norm = float(step.metrics["loss"]), float(step.metrics["gradient_norm"])
+    if not (math.isfinite(loss) and math.isfinite(norm)):
         raise RunError(
-            f"the loss of step {step.number} is {loss}",
-            "a finite loss",
+            f"the loss of step {step.number} is {loss}, the norm of its gradient {norm}",
+            "finite numbers",
             "lower model.learning_rate or set train.clip_norm; the last checkpoint is good",
         )

@@ -189,13 +189,16 @@ def train(
 @verb(app, "resume")
 def resume(
     run: Annotated[str, typer.Argument(help="Name or id of a run.")],
+    overrides: Overrides = None,
     runs: Runs = "runs",
     address: Address = None,
 ) -> dict[str, Any]:
     """Go on with a broken run from its last commit."""
     from clipmill import api
 
-    return api.resume(run, folder=runs, address=address, progress=on_screen.progress)
+    return api.resume(
+        run, overrides or (), folder=runs, address=address, progress=on_screen.progress
+    )
 
 
 @verb(app, "schema", screen.as_json)
@@ -269,6 +272,9 @@ def promote(
 
 def _show_answers(result: dict[str, Any]) -> None:
     for video in result["videos"]:
+        if "error" in video:
+            screen.error(video["error"])
+            continue
         ranked = video.get("classes", [])[:5]
         rows = [[each["name"], f"{each['probability']:.4f}"] for each in ranked]
         screen.table(video["video"], ("class", "probability"), rows)
@@ -284,7 +290,9 @@ def predict(
     """Answer videos with a model; reads only."""
     from clipmill import api
 
-    return api.predict(version, videos, folder=runs, tracking=track)
+    result = api.predict(version, videos, folder=runs, tracking=track)
+    failed = any("error" in video for video in result["videos"])
+    return {**result, "exit_code": 1} if failed else result
 
 
 @verb(app, "serve")

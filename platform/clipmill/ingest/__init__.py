@@ -10,6 +10,7 @@ import os
 import re
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -65,6 +66,7 @@ def run(
             raise _none_taken(len(sources), sides.quarantined[0].reason)
         request = _request(sides, profile)
         if (known := _finished(out, request)) is not None:
+            storage.remove_folder(storage.join(out, RECEIPTS))  # all that a late crash leaves
             return {**known, "seconds": time.monotonic() - started, "nothing_to_do": True}
         counts = _written(out, sources, sides, profile, request, tell)
     return {**counts, "seconds": time.monotonic() - started, "nothing_to_do": False}
@@ -280,16 +282,18 @@ def verify(folder: str, *, deep: bool = False, progress: Progress | None = None)
     if catalog.digest != catalog.meta["digest"]:
         faults.append("catalog.parquet is not the one that dataset.json tells")
     rows = catalog.table.to_pylist()
-    names = sorted({row["shard"] for row in rows})
+    inside: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        inside[row["shard"]].append(row)
+    names = sorted(inside)
     there = {path.rsplit("/", 1)[-1] for path in storage.list_files(catalog.folder)}
     strange = sorted(name for name in there - set(names) if SHARD_NAME.fullmatch(name))
     faults += [f"{name}: none of its records is in the catalog" for name in strange]
     for place, name in enumerate(names):
-        inside = [row for row in rows if row["shard"] == name]
-        found = list(shards.faults(catalog.folder, name, inside))
+        found = list(shards.faults(catalog.folder, name, inside[name]))
         faults += found
         if not found:
-            faults += [fault for row in inside for fault in _frame_faults(catalog, row, deep)]
+            faults += [fault for row in inside[name] for fault in _frame_faults(catalog, row, deep)]
         if progress:
             progress("verifying shards", place + 1, len(names))
     return faults

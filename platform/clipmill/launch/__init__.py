@@ -17,6 +17,7 @@ from clipmill import catalog as catalogs
 from clipmill import checkpoint, cluster, infer, storage, track, video
 from clipmill import evaluate as evaluation
 from clipmill import plan as plans
+from clipmill import recipe as recipes
 from clipmill.catalog import Catalog
 from clipmill.checkpoint import Keeper, State
 from clipmill.errors import ClipmillError, RunError
@@ -32,7 +33,10 @@ def run(
     given: Recipe, *, progress: Progress | None = None, address: str | None = None
 ) -> dict[str, Any]:
     """Train a recipe to its end, from its last commit if there is one, and tell what came out."""
+    given = given.anchored()
     started, home = time.monotonic(), folder_of(given)
+    if given.track.register_:
+        track.check_name(given.track.register_)
     catalog = catalogs.load(given.data.path)
     plans.make(given, "train", catalog)  # refuse what cannot work before anything is written
     _check_new(given, home)
@@ -44,7 +48,8 @@ def run(
         storage.put_json(storage.join(home.path, "mlflow.json"), {"run_id": run_id})
         with _ends_tracked(given, run_id), mirrored(given, home, run_id, progress):
             _trained(given, home, address)
-        result = _finished(given, home, catalog, run_id, progress)
+        with _ends_tracked(given, run_id):
+            result = _finished(given, home, catalog, run_id, progress)
     return {**result, "seconds": time.monotonic() - started}
 
 
@@ -63,17 +68,18 @@ def _check_new(given: Recipe, home: Folder) -> None:
 
 def _check_same(given: Recipe, catalog: Catalog, home: Folder) -> None:
     """A broken run goes on only with what it began with."""
-    if not storage.exists(home.recipe):
+    last = Keeper(home.path).last()
+    if last is None or not storage.exists(home.recipe):
         return
-    before = storage.read_json(home.recipe)
+    before: dict[str, Any] = storage.read_json(home.recipe)
     if before["identity"] != given.identity():
+        changed = given.differences(recipes.parse(before["recipe"]))
         raise RunError(
-            f"the run {given.run.name!r} began with another recipe",
+            f"the run {given.run.name!r} began with another {', '.join(changed)}",
             "the same model, data and training keys (workers, logging and checkpoints may differ)",
             f"take the recipe in {home.recipe}, or set run.name=...",
         )
-    last = Keeper(home.path).last()
-    if last and checkpoint.read_state(last).catalog_digest != catalog.meta["digest"]:
+    if checkpoint.read_state(last).catalog_digest != catalog.meta["digest"]:
         raise RunError(
             f"the dataset {catalog.folder} is not the one that {given.run.name!r} began with",
             "the same catalog digest",
@@ -94,6 +100,9 @@ def _ends_tracked(given: Recipe, run_id: str) -> Iterator[None]:
 
 
 def _trained(given: Recipe, home: Folder, address: str | None) -> None:
+    last = Keeper(home.path).last()
+    if last and checkpoint.read_state(last).step >= given.train.steps:
+        return None  # broken off after its last step
     if given.train.workers == 0:
         Keeper(home.path).clean()
         return work({"recipe": given.plain(), "folder": home.path, "transport": "thread"})

@@ -21,12 +21,15 @@ def mirrored(given: Recipe, home: Folder, run_id: str, progress: Progress | None
     over = threading.Event()
     mirror = Mirror(given, home, run_id)
 
+    def look() -> None:
+        rows = read_metrics(home.metrics)
+        if rows and progress:
+            progress("training", rows[-1]["step"], given.train.steps, rows[-1])
+        mirror.catch_up(rows)
+
     def watch() -> None:
         while not over.wait(0.5):
-            rows = read_metrics(home.metrics)
-            if rows and progress:
-                progress("training", rows[-1]["step"], given.train.steps, rows[-1])
-            mirror.catch_up(rows)
+            look()
 
     watcher = threading.Thread(target=watch, name="clipmill-mirror", daemon=True)
     watcher.start()
@@ -35,7 +38,7 @@ def mirrored(given: Recipe, home: Folder, run_id: str, progress: Progress | None
     finally:
         over.set()
         watcher.join()
-        mirror.catch_up(read_metrics(home.metrics))
+        look()
 
 
 class Mirror:

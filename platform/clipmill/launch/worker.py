@@ -69,13 +69,17 @@ class Worker:
         done = self._restored()
         share = feed.Share(done, self.given.train.steps, self.rank, self.world)
         batches = feed.batches(self.plan, share, self.given.plain(), self.transport)
-        for step in train.steps(self._parallel(), self.optimizer, batches, self.loop, done=done):
-            self.pending.append(step.digests)
-            self._log(step)
-            if self._due(step.number, self.given.train.checkpoint_every):
-                train.check_finite(step)
-                self._commit(step.number)
-        self.keeper.wait()
+        try:
+            for step in train.steps(
+                self._parallel(), self.optimizer, batches, self.loop, done=done
+            ):
+                self.pending.append(step.digests)
+                self._log(step)
+                if self._due(step.number, self.given.train.checkpoint_every):
+                    train.check_finite(step)
+                    self._commit(step.number)
+        finally:
+            self.keeper.wait()  # nobody may find a checkpoint half-written after this run
 
     def _restored(self) -> int:
         last = self.keeper.last()
