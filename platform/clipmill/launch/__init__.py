@@ -151,6 +151,8 @@ def _fit(given: Recipe, home: Folder) -> None:
         trainer.fit()
     except TrainingFailedError as error:
         raise _cause(error, given) from error
+    except SystemExit:  # how Ray Train leaves on Ctrl-C, without a word
+        raise KeyboardInterrupt from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
