@@ -145,8 +145,8 @@ def verbs(group: Any = None, above: str = "") -> dict[str, Any]:
 
 def test_the_verbs_are_those_of_the_stages_that_exist() -> None:
     assert " ".join(sorted(verbs())) == (
-        "evaluate ingest inspect plan plugins check plugins list plugins show predict promote "
-        "resume runs schema serve show train verify worlds make"
+        "browse evaluate forget ingest inspect plan plugins check plugins list plugins show "
+        "predict promote resume runs schema serve show stats train verify worlds make"
     )
 
 
@@ -348,7 +348,7 @@ MISTAKES: dict[str, Mistake] = {
     "world's size": (2, ["worlds", "make", "order", "--out", "{}/w", "--size", "17"], "size 17"),
     "inspect text": (1, ["inspect", "{}/text.mp4"], "{}/text.mp4: a video of 12 bytes: Invalid"),
     "inspect nothing": (1, ["inspect", "{}/nowhere.mp4"], "nowhere.mp4 is not there"),
-    "inspect a folder": (1, ["inspect", "{}/cats"], "Is a directory"),
+    "inspect a folder": (1, ["inspect", "{}/cats"], "is no plain file"),
     "inspect the unreadable": (1, ["inspect", "/proc/self/mem"], "cannot be read"),
     "verify nothing": (1, ["verify", "{}/nowhere"], "nowhere has no dataset.json"),
     "no recipe": (2, ["train", "demo_c4d"], "no recipe demo_c4d; wanted a YAML file or one of"),

@@ -21,6 +21,7 @@ LINES = (
     "__init__",
     "errors",
     "storage",
+    "jail",
     "video",
     "catalog",
     "shards",
@@ -35,7 +36,7 @@ LINES = (
     "track",
     "launch",
     "serve jobs",
-    "contract",  # what stands beside the way of the data has its lines from here to api
+    "contract stats browse",  # what stands beside the way of the data has its lines from here to api
     "api",
     "cli",
     "__main__",
@@ -62,7 +63,7 @@ OWNERS = {
 
 # Loaded in decode workers or for `--help`: nothing heavy may come with the import itself.
 LIGHT = set(
-    "__init__ errors storage video catalog shards takes plugin recipe plan ingest feed "
+    "__init__ errors storage jail video catalog shards takes plugin recipe plan ingest feed "
     "worlds api cli __main__".split()
 )
 HEAVY = ("torch", "torchvision", "torchmetrics", "mlflow", "sklearn")

@@ -31,9 +31,10 @@ def rows(
 def catalog_of(table_rows: list[dict[str, Any]]) -> Catalog:
     """A catalog of rows, in memory."""
     plain = [{name: row.get(name) for name in catalog.SCHEMA.names} for row in table_rows]
-    table = pa.Table.from_pylist(plain, schema=catalog.SCHEMA)
+    table = catalog.with_digests(pa.Table.from_pylist(plain, schema=catalog.SCHEMA))
     classes = sorted({row["label"] for row in table_rows if row["label"]})
-    return Catalog("nowhere", table, {"classes": classes, "digest": catalog.digest_of(table)})
+    meta = {"classes": classes, "digest": catalog.digest_of(table)}
+    return Catalog("nowhere", table, meta)
 
 
 def recipe_of(**changes: Any) -> dict[str, Any]:

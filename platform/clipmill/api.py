@@ -15,6 +15,7 @@ from clipmill.errors import ClipmillError, RegistryError, RunError, UsageError, 
 if TYPE_CHECKING:
     import webdataset as wds
 
+    from clipmill import video
     from clipmill.infer import Model
     from clipmill.plan import Plan
     from clipmill.plugin import Sample
@@ -52,17 +53,7 @@ def inspect(file: str) -> dict[str, Any]:
 
     with _named(file):
         info = asdict(video.probe(storage.read(file), decode=True))
-    return {"file": file, "streams": _streams(info), **info, "faults": list(info["faults"])}
-
-
-def _streams(info: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The streams that are used: the best of pictures, the best of sound if there is any."""
-    shown = ("codec", "pixel_format", "width", "height", "fps", "rotation")
-    streams = [{"kind": "video", **{key: info[key] for key in shown}}]
-    if info["audio_rate"]:
-        sound = {"rate": info["audio_rate"], "channels": info["audio_channels"]}
-        streams.append({"kind": "audio", **sound})
-    return streams
+    return {"file": file, **info, **{name: list(info[name]) for name in ("streams", "faults")}}
 
 
 @contextlib.contextmanager
@@ -80,13 +71,80 @@ def ingest(
     out: str,
     *,
     layout: str = "auto",
-    profile: str = "training",
+    columns: Mapping[str, str] | None = None,
+    fold: int = 1,
+    profile: str | Mapping[str, Any] = "training",
+    where: str | None = None,
+    measure: Sequence[str] = (),
+    split_seconds: float | None = None,
+    split_shots: bool = False,
+    max_corrupt_frames: int = 0,
+    check: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write shards and a catalog of all videos of a source."""
+    """Bring a dataset to hold all videos of a source; only what is new or changed is worked on.
+
+    `profile` is a name, or fields such as {"name": "training", "short_side": 128}; `measure`
+    names columns to measure, or "all".
+    """
     from clipmill import ingest as ingests
 
-    return ingests.run(source, out, layout=layout, profile=profile, progress=_bare(progress))
+    measures = ingests.MEASURES if "all" in measure else tuple(measure)
+    options = ingests.Options(
+        layout, dict(columns or {}), fold, _profile(profile), where, measures,
+        split_seconds, split_shots, max_corrupt_frames, check,
+    )  # fmt: skip
+    return ingests.run(source, out, options, progress=_bare(progress))
+
+
+def _profile(told: str | Mapping[str, Any]) -> "video.Profile":
+    """A profile by its name, with the fields that are told changed."""
+    from dataclasses import fields, replace
+
+    from clipmill import video
+
+    name, changes = (told, {}) if isinstance(told, str) else (told.get("name", "training"), told)
+    if name not in video.PROFILES:
+        raise UsageError(f"profile {name!r}", f"one of {', '.join(video.PROFILES)}")
+    known = {field.name for field in fields(video.Profile)}
+    if unknown := set(changes) - known:
+        raise UsageError(f"profile fields {sorted(unknown)}", f"of {', '.join(sorted(known))}")
+    return replace(video.PROFILES[name], **changes)
+
+
+def forget(data: str, keys: Sequence[str], *, folder: str = "runs", tracking: str | None = None) -> dict[str, Any]:  # fmt: skip
+    """Remove records for good, and list the runs and versions that were trained on them."""
+    from clipmill import ingest as ingests
+    from clipmill import track
+
+    done = ingests.forget(data, keys)
+    digests = done.pop("digests")
+    uri = track.uri_of(tracking, folder)
+    is_there = not uri.startswith("sqlite:///") or os.path.exists(uri.removeprefix("sqlite:///"))
+    trained = track.trained_on(uri, digests) if is_there else {"runs": [], "versions": []}
+    return {**done, **trained}
+
+
+def stats(data: str, *, where: str | None = None, plot: str | None = None) -> dict[str, Any]:
+    """What is in a dataset: durations, classes, sizes, rates; as a picture too, if asked."""
+    from clipmill import stats as statistics
+
+    told = statistics.stats(data, where=where)
+    return {**told, "plot": statistics.plot(data, plot, where=where)["file"]} if plot else told
+
+
+def browse(
+    data: str,
+    out: str,
+    *,
+    limit: int = 500,
+    where: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write one page that shows a dataset, to be opened in any browser, offline."""
+    from clipmill import browse as pages
+
+    return pages.browse(data, out, limit=limit, where=where, progress=_bare(progress))
 
 
 def verify(data: str, *, deep: bool = False, progress: Progress | None = None) -> dict[str, Any]:

@@ -57,9 +57,7 @@ def evaluate(
 
 def _check_classes(model: Model, plan: Plan) -> None:
     """Refuse data of other classes before any of it is decoded."""
-    strange = sorted(
-        set(plan.catalog.table["label"].unique().to_pylist()) - set(model.classes), key=str
-    )
+    strange = sorted(set(plan.catalog.counts("label")) - set(model.classes), key=str)
     if strange and model.classes:
         raise PlanError(
             f"{plan.catalog.folder} has the class {strange[0]!r}",

@@ -47,7 +47,7 @@ def frames_of(catalog: Catalog, row: dict[str, Any]) -> Frames:
     if any(member["suffix"] == "idx" for member in row["members"]):
         index = video.unpacked(catalog.read(row, "idx"))
         return functools.partial(
-            video.decode_indexed, index, functools.partial(catalog.read_part, row, "mp4")
+            video.decode_indexed, index, functools.partial(catalog.read_part, row, None)
         )
     return functools.partial(video.decode_frames, catalog.read(row))
 

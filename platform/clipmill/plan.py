@@ -102,7 +102,7 @@ def _shuffled(plan: Plan, takes: Takes, draw: Draw) -> NDArray[np.int64]:
     chance = draw.bits("order", np.arange(len(takes)))
     if plan.window == 0:
         return np.argsort(chance, kind="stable")
-    names, shard_of_record = np.unique(plan.catalog.column("shard"), return_inverse=True)
+    names, shard_of_record = plan.catalog.numbered("shard")
     turn = np.argsort(np.argsort(draw.bits("shards", np.arange(len(names)))))
     by_shard = np.lexsort((chance, turn[shard_of_record[takes.record[:, 0]]]))
     windows = np.arange(len(takes)) // plan.window
@@ -136,8 +136,7 @@ def make(recipe: Recipe, stage: Stage, catalog: Catalog | None = None) -> Plan:
 
 def splits(catalog: Catalog) -> dict[str, int]:
     """Records by split."""
-    counts = catalog.table["split"].value_counts().to_pylist()
-    return {str(c["values"]): int(c["counts"]) for c in counts}
+    return {str(name): count for name, count in catalog.counts("split").items()}
 
 
 def _check_training(plan: Plan, workers: int) -> None:

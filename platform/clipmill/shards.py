@@ -9,6 +9,7 @@ import io
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import IO
 
 from clipmill import storage
 from clipmill.errors import DataError, StorageError
@@ -81,7 +82,29 @@ def _members(path: str) -> Iterator[tuple[str, bytes]]:
         raise DataError(f"{path} is not a whole tar: {error}", "a whole shard") from error
 
 
-def _check_end(path: str, file: io.BytesIO, offset: int) -> None:
+def members(path: str) -> Iterator[tuple[str, int, int]]:
+    """Tell name, offset and length of each file in anyone's tar, by its headers alone."""
+    try:
+        with storage.opened(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+                if not member.isdir():
+                    _check_foreign(path, member)
+                    yield member.name, member.offset_data, member.size
+            _check_end(path, file, tar.offset)
+    except (tarfile.TarError, EOFError, OverflowError) as error:
+        raise DataError(f"{path} is not a whole tar: {error}", "a whole, unpacked tar") from error
+
+
+def _check_foreign(path: str, member: tarfile.TarInfo) -> None:
+    name = member.name
+    if not member.isreg() or member.issparse() or member.size < 0:
+        raise DataError(f"{path}: {name} is not a plain file", "plain files")
+    if name.startswith("/") or "\0" in name or ".." in name.split("/"):
+        raise DataError(f"{path}: the name {name!r} leads out of the tar", "names within it")
+
+
+def _check_end(path: str, file: IO[bytes], offset: int) -> None:
     # A tar cut exactly between two members reads without an error: look for its end mark.
     file.seek(offset)
     if file.read(BLOCK) != bytes(BLOCK):
@@ -115,6 +138,7 @@ def _record_faults(path: str, shard: str, record: Record, row: dict[str, object]
         data = storage.read_range(path, member["offset"], member["length"])
         if data != record.members[member["suffix"]]:
             yield f"{shard}: {record.key}.{member['suffix']} is not at its offset"
-    digest = hashlib.sha256(record.members["mp4"]).hexdigest()
+    suffix = row.get("suffix") or "mp4"
+    digest = hashlib.sha256(record.members.get(str(suffix), b"")).hexdigest()
     if digest != row["sha256"]:
-        yield f"{shard}: {record.key}.mp4 has hash {digest[:12]}, the catalog {row['sha256']}"
+        yield f"{shard}: {record.key}.{suffix} has hash {digest[:12]}, the catalog {row['sha256']}"

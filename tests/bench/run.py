@@ -19,11 +19,17 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+import catalog
 import decode
+import ingest
 from row import Row
 
 RESULTS = Path(__file__).with_name("results.json")
-BENCHMARKS: Mapping[str, Callable[[int], list[Row]]] = {"decode": decode.measure}
+BENCHMARKS: Mapping[str, Callable[[int], list[Row]]] = {
+    "catalog": catalog.measure,
+    "decode": decode.measure,
+    "ingest": ingest.measure,
+}
 
 
 def machine() -> str:

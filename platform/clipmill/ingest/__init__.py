@@ -1,313 +1,349 @@
 """Ingest: a heap of video in; verified shards, a catalog and a ledger of what was not taken out.
 
 Ray Data carries the work: `from_items(...).map(...)`, each row a few sources or one shard. The
-catalog comes after all shards, `dataset.json` last: it is the mark of a whole dataset.
+catalog comes after all shards; a fresh dataset's mark, `dataset.json`, comes last. What is there
+already and has not changed is neither read nor written again.
 """
 
 import contextlib
 import json
-import os
-import re
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clipmill import catalog as catalogs
-from clipmill import cluster, shards, storage, video
-from clipmill.catalog import Catalog
-from clipmill.errors import DataError, SourceError, StorageError, UsageError, VideoError
-from clipmill.ingest import layouts
-from clipmill.ingest.layouts import Source
-from clipmill.ingest.prepare import (
-    SHARD_NAME,
-    Examined,
-    Sorted,
-    content_of,
-    digest,
-    examine,
-    printable,
-    revived,
-    shard_plan,
-    sort_out,
-    with_splits,
-)
-from clipmill.ingest.write import LOOK_AHEAD, RECEIPTS, receipt_path, write_shard
+from clipmill import cluster, storage
+from clipmill.errors import DataError, SourceError, StorageError
+from clipmill.ingest import arrange, examine, layouts, place, sources, state
+from clipmill.ingest.arrange import SHARD_NAME, Part, Sorted
+from clipmill.ingest.change import Change
+from clipmill.ingest.change import change as changes
+from clipmill.ingest.examine import Examined
+from clipmill.ingest.forget import forget
+from clipmill.ingest.options import MEASURES, Options, revived_options, with_filter_measures
+from clipmill.ingest.state import Outcome, Row, State
+from clipmill.ingest.verify import verify
+from clipmill.ingest.write import RECEIPTS, counting, receipt_path, shared, write_shard
+
+__all__ = ["MEASURES", "Options", "forget", "run", "verify"]
 
 Progress = Callable[[str, int, int], None]  # what, done, total
-PROFILES = {"training": video.Profile("training")}
-EXAMINE_ROWS = 32
+EXAMINE_ROWS, MOST_EXAMINE_TASKS = 32, 2000
 
 
 def run(
-    source: str,
-    out: str,
-    *,
-    layout: str = "auto",
-    profile: str = "training",
-    progress: Progress | None = None,
+    source: str, out: str, options: Options | None = None, *, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Write a dataset of all videos of a source into `out`, and tell what became of each."""
+    """Bring `out` to hold all videos of a source, and tell what became of each."""
     started = time.monotonic()
-    if profile not in PROFILES:
-        raise UsageError(f"profile {profile!r}", f"one of {', '.join(PROFILES)}")
-    out, sources = storage.absolute(out), layouts.read(source, layout)
-    _check_out(out)
+    options = with_filter_measures(options or Options())
+    out = storage.absolute(out)
+    listing = layouts.read(
+        source, options.layout, options=layouts.Options(options.columns, options.fold)
+    )
+    place.check(out)
     tell = progress or (lambda what, done, total: None)
-    with _holding(out), cluster.session():  # Ray ends first: then nobody writes any more
+    with place.holding(out), contextlib.ExitStack() as ray:  # Ray ends first: then nobody writes
+        done = _Ingest(out, storage.absolute(source), options, tell, ray).run(listing)
+    return {**done, "seconds": time.monotonic() - started}
+
+
+@dataclass
+class _Ingest:
+    """One ingest under way."""
+
+    out: str
+    root: str
+    options: Options
+    tell: Progress
+    ray: contextlib.ExitStack
+
+    def run(self, listing: layouts.Listing) -> dict[str, Any]:
+        """Examine, arrange, write what is missing, and commit."""
+        found = state.read(self.out)
+        self._check_same(found)
+        looked = self._examined(listing.sources, found)
+        sides = arrange.sort_out(_remembering(each, found) for each in looked)
+        parts = self._parts(sides)
+        known = found.faults
+        wanted = [part for part in parts if part.key not in known]
+        change = changes(wanted, found)
+        self._refuse_loss(change, found)
+        made, faults = self._written(change, found)
+        faults |= {p.key: known[p.key] for p in parts if p.key in known}
+        rows = {**change.kept, **made}
+        if not rows:
+            self._leave_nothing()
+            raise _none_taken(len(listing.sources), sides, faults)
+        outcome = _outcome(sides, parts, faults)
+        return self._commit(listing, outcome, rows, change, found)
+
+    def _parts(self, sides: Sorted) -> list[Part]:
+        parts = arrange.parts_of(sides.taken, self.options)
+        profile = self.options.profile
+        return arrange.with_splits(arrange.selected(parts, self.options.where, profile))
+
+    def _check_same(self, found: State) -> None:
+        if found.meta and found.meta["profile"] != asdict(self.options.profile):
+            raise DataError(
+                f"{self.out} was written with the profile {found.meta['profile']}",
+                f"the profile {asdict(self.options.profile)}",
+                "choose another --out",
+            )
+
+    def _refuse_loss(self, change: Change, found: State) -> None:
+        """Records only leave a dataset whose own source has lost them."""
+        if change.leaving and found.meta["source"] != self.root:
+            storage.remove_folder(storage.join(self.out, RECEIPTS))
+            raise DataError(
+                f"{self.out} holds {len(change.leaving)} records of {found.meta['source']}",
+                f"a dataset of {self.root} alone",
+                "choose another --out",
+            )
+
+    def _use_ray(self) -> None:
+        self.ray.enter_context(cluster.session())
         cluster.quiet_data()
-        sides = sort_out(_examined(sources, PROFILES[profile], tell))
-        if not sides.taken:
-            raise _none_taken(len(sources), sides.quarantined[0].reason)
-        request = _request(sides, profile)
-        if (known := _finished(out, request)) is not None:
-            storage.remove_folder(storage.join(out, RECEIPTS))  # all that a late crash leaves
-            return {**known, "seconds": time.monotonic() - started, "nothing_to_do": True}
-        counts = _written(out, sources, sides, profile, request, tell)
-    return {**counts, "seconds": time.monotonic() - started, "nothing_to_do": False}
 
+    def _examined(self, listed: Sequence[sources.Source], found: State) -> list[Examined]:
+        look = state.look_of(self.options)
+        notebook = state.Notebook(self.out, look)
+        noted = notebook.read()
+        done: list[Examined] = []
+        missing: list[sources.Source] = []
+        for source in listed:
+            told = found.known(source, look) or _still_true(noted.get(source.name), source)
+            if source.left_out:
+                done.append(Examined(source))
+            elif told is not None:
+                done.append(told)
+            else:
+                missing.append(source)
+        before = len(done)
+        for some in self._looked_at(missing):
+            notebook.note(some)
+            done += some
+            self.tell("looking at videos", len(done) - before, len(missing))
+        return sorted(done, key=lambda each: each.source.name)
 
-def _check_out(out: str) -> None:
-    """Refuse a folder of something else: only what an ingest leaves may be there."""
-    if storage.is_remote(out) or not os.path.lexists(out):
-        return
-    if not os.path.isdir(out):
-        raise DataError(f"{out} is a file", "a folder to write to", "choose another --out")
-    names = set(os.listdir(out))
-    ours = {RECEIPTS, ".held", "catalog.parquet", "dataset.json", "quarantine.parquet"}
-    if names & {RECEIPTS, "dataset.json"}:
-        ours |= {n for n in names if SHARD_NAME.fullmatch(n) or re.fullmatch(r"\..+\.part", n)}
-    if strange := names - ours:
-        raise DataError(
-            f"{out} holds {min(strange)!r}, which is none of ours",
-            "an empty folder or a dataset",
-            "choose another --out",
+    def _looked_at(self, missing: Sequence[sources.Source]) -> Iterator[list[Examined]]:
+        if not missing:
+            return
+        self._use_ray()
+        import ray.data
+
+        step = max(EXAMINE_ROWS, len(missing) // MOST_EXAMINE_TASKS)
+        if len(missing) < step * cluster.cpus():  # a few large files are spread, too
+            step = max(1, len(missing) // (4 * cluster.cpus()))
+        rows = [
+            {"part": json.dumps([asdict(each) for each in missing[at : at + step]])}
+            for at in range(0, len(missing), step)
+        ]
+        asked = self.options.travelling()
+
+        def look(row: dict[str, Any]) -> dict[str, Any]:
+            options = revived_options(asked)
+            each = [examine.examine(sources.revived(s), options) for s in json.loads(row["part"])]
+            return {"found": json.dumps([one.plain() for one in each])}
+
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(look)
+        for row in dataset.iter_rows():
+            yield [examine.revived(each) for each in json.loads(row["found"])]
+
+    def _written(self, change: Change, found: State) -> tuple[dict[str, Row], dict[str, Row]]:
+        """Write the shards that are missing; rows by key, and ledger rows of what failed."""
+        plan = arrange.shard_plan(change.parts, self.options.profile, change.first)
+        if not plan:
+            return {}, {}
+        storage.put_json(storage.join(self.out, RECEIPTS, "begun.json"), {"source": self.root})
+        self._use_ray()
+        rows = self._write_shards(plan, change)
+        good = {row["key"]: row for row in rows if row["members"]}
+        names = (*state.LEDGER_SCHEMA.names,)
+        bad = [row for row in rows if not row["members"]]
+        return good, {row["key"]: {name: row.get(name) for name in names} for row in bad}
+
+    def _write_shards(self, plan: list[dict[str, Any]], change: Change) -> list[Row]:
+        import ray.data
+
+        total = len(change.parts)
+        # Each shard under way is a process, and keeps some 64 pieces busy: a few will do.
+        at_once = min(len(plan), 2 + cluster.cpus() // 16)
+        common = shared(self.out, self.options, cluster.cpus())
+        rows = [{**_travelling(shard, change.copied), **common} for shard in plan]
+        with counting(total, self.tell) as counter:
+            dataset = ray.data.from_items(
+                [{"row": json.dumps(row)} for row in rows], override_num_blocks=len(rows)
+            )
+            written = dataset.map(
+                lambda row: write_shard({**json.loads(row["row"]), "counter": counter}),
+                num_cpus=0.01,
+                compute=ray.data.TaskPoolStrategy(size=at_once),
+            )
+            for told in written.iter_rows():
+                _raise_fault(told["fault"])
+        receipts = [storage.read_json(receipt_path(self.out, shard["name"])) for shard in plan]
+        return [row for receipt in receipts for row in receipt["rows"]]  # type: ignore[attr-defined]
+
+    def _commit(
+        self,
+        listing: layouts.Listing,
+        outcome: Outcome,
+        rows: dict[str, Row],
+        change: Change,
+        found: State,
+    ) -> dict[str, Any]:
+        """Write ledger, memory and catalog, in this order; then remove what is no longer needed."""
+        look = state.look_of(self.options)
+        memory = state.sources_table(outcome, found, look)
+        table = catalogs.with_digests(_table(rows))
+        counts = {
+            "sources": len(listing.sources),
+            **outcome.counts(),
+            "records": len(table),
+            "shards": len({row["shard"] for row in rows.values()}),
+            "bytes": sum(m["length"] for row in rows.values() for m in row["members"]),
+            "warnings": [*listing.warnings, *_warnings(outcome)],
+        }
+        meta = {
+            "profile": asdict(self.options.profile), "classes": _classes(rows.values()),
+            "source": self.root, "options": _options(self.options), "counts": counts,
+        }  # fmt: skip
+        failed = sum(part.key not in rows for part in change.parts)
+        same = (
+            not change.parts
+            and not change.leaving
+            and _unchanged(found, meta, memory, catalogs.digest_of(table))
         )
+        if not same:
+            self._put(outcome, memory, table, meta, found)
+        self._clean({row["shard"] for row in rows.values()})
+        return {**counts, **change.told(failed), "nothing_to_do": same}
+
+    def _put(self, outcome: Outcome, memory: pa.Table, table: pa.Table, meta: dict[str, Any], found: State) -> None:  # fmt: skip
+        state.put_table(
+            storage.join(self.out, state.QUARANTINE), state.ledger_table(outcome.ledger)
+        )
+        state.put_table(storage.join(self.out, state.SOURCES), memory)
+        history = [*found.meta.get("history", ()), catalogs.digest_of(table)]
+        catalogs.save(self.out, table, {**meta, "history": history})
+
+    def _clean(self, names: set[str]) -> None:
+        """Remove shards that no record is in, and all that only a broken-off ingest needs."""
+        for path in storage.list_files(self.out):
+            name = storage.name_of(path)
+            if SHARD_NAME.fullmatch(name) and name not in names:
+                storage.remove(path)
+        storage.remove_folder(storage.join(self.out, RECEIPTS))
+
+    def _leave_nothing(self) -> None:
+        storage.remove_folder(storage.join(self.out, RECEIPTS))
+        if not storage.exists(storage.join(self.out, "dataset.json")):
+            self._clean(set())
 
 
-@contextlib.contextmanager
-def _holding(out: str) -> Iterator[None]:
-    """Hold the folder; leave nothing half-written in it, and none that was made for nothing."""
-    fresh = not storage.exists(out)
-    with storage.holding(out, "clipmill ingest"):
-        storage.remove_parts(out)
-        try:
-            yield
-        finally:
-            storage.remove_parts(out)
-            if fresh and not storage.is_remote(out) and os.listdir(out) == [".held"]:
-                storage.remove_folder(out)
+def _travelling(shard: dict[str, Any], copied: dict[str, Row]) -> dict[str, Any]:
+    parts = [part.plain() for part in shard["parts"]]
+    olds = {part.key: _plain_row(copied[part.key]) for part in shard["parts"] if part.key in copied}
+    return {"name": shard["name"], "parts": parts, "olds": olds}
 
 
-def _none_taken(count: int, reason: str) -> SourceError:
-    return SourceError(f"none of {count} videos could be taken: {reason}", "at least one that can")
+def _plain_row(row: Row) -> Row:
+    return {**row, "attributes": dict(row["attributes"] or ())}
 
 
-def _examined(sources: Sequence[Source], profile: video.Profile, tell: Progress) -> list[Examined]:
-    import ray.data
-
-    rows = [
-        {"part": json.dumps([asdict(each) for each in sources[at : at + EXAMINE_ROWS]])}
-        for at in range(0, len(sources), EXAMINE_ROWS)
-    ]
-
-    def look(row: dict[str, Any]) -> dict[str, Any]:
-        found = [examine(Source(**each), profile) for each in json.loads(row["part"])]
-        return {"found": json.dumps([asdict(each) for each in found])}
-
-    done: list[Examined] = []
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(look)
-    for row in dataset.iter_rows():
-        done += [revived(each) for each in json.loads(row["found"])]
-        tell("looking at videos", len(done), len(sources))
-    return sorted(done, key=lambda each: each.source.path)
-
-
-def _request(sides: Sorted, profile: str) -> str:
-    """Hash of what is to be in the dataset, by content: equal requests need no work."""
-    taken = sorted(map(content_of, sides.taken), key=json.dumps)
-    others = sorted([e.source.path, e.stage] for e in sides.quarantined)
-    return digest([taken, others, len(sides.duplicates), asdict(PROFILES[profile])])
-
-
-def _finished(out: str, request: str) -> dict[str, Any] | None:
-    if not storage.exists(storage.join(out, "dataset.json")):
+def _still_true(noted: Examined | None, source: sources.Source) -> Examined | None:
+    """What an interrupted ingest noted, if the file is still that file."""
+    if noted is None or noted.stage in state.PASSING_STAGES:
         return None
-    meta = catalogs.load(out).meta
-    if meta["request"] != request:
-        raise DataError(
-            f"{out} is a dataset of other videos or another profile",
-            "the same sources, or an empty folder",
-            "choose another --out",
-        )
-    return dict(meta["counts"])
+    try:
+        return replace(noted, source=source) if storage.stamp(source.path) == noted.stamp else None
+    except StorageError:
+        return None
 
 
-def _written(
-    out: str,
-    sources: Sequence[Source],
-    sides: Sorted,
-    profile: str,
-    request: str,
-    tell: Progress,
-) -> dict[str, Any]:
-    storage.put_json(storage.join(out, RECEIPTS, "begun.json"), {"request": request})
-    plan = shard_plan(with_splits(sides.taken), PROFILES[profile])
-    rows = _write_shards(out, plan, PROFILES[profile], tell)
-    good = [row for row in rows if row["members"]]
-    bad = [row for row in rows if not row["members"]]
-    _remove_all_shards_but(out, {row["shard"] for row in good})
-    if not good:
-        storage.remove_folder(storage.join(out, RECEIPTS))
-        raise _none_taken(len(sources), bad[0]["reason"])
-    ledger = [*map(_ledger_row, sides.quarantined), *bad]
-    counts = {
-        "sources": len(sources),
-        "taken": len(good),
-        "quarantined": len(ledger),
-        "duplicates": len(sides.duplicates),
-        "filtered": 0,
-        "records": len(good),
-        "shards": len({row["shard"] for row in good}),
-        "bytes": sum(m["length"] for row in good for m in row["members"]),
-        "warnings": _warnings(sides, len(ledger)),
-    }
-    _save(out, good, ledger, {"profile": asdict(PROFILES[profile]), "request": request, "counts": counts})  # fmt: skip
-    storage.remove_folder(storage.join(out, RECEIPTS))
-    return counts
+def _remembering(each: Examined, found: State) -> Examined:
+    """A source without what was forgotten of it; quarantined where nothing else is left."""
+    left = tuple(piece for piece in each.pieces if not _gone(each, piece, found))
+    if each.pieces and not left:
+        reason = "it was forgotten: forgotten.json holds its content's hash"
+        return replace(each, stage="forgotten", reason=reason)
+    return replace(each, pieces=left)
 
 
-def _warnings(sides: Sorted, quarantined: int) -> list[str]:
-    unsplit = sum(each.source.split is None for each in sides.taken)
-    crossed = sum(out.source.split != kept.source.split for out, kept in sides.duplicates)
+def _gone(each: Examined, piece: examine.Piece, found: State) -> bool:
+    if not found.forgotten:
+        return False
+    part = Part(each.source, each.stamp, each.sha256, piece.start_seconds, piece.end_seconds,
+                piece.duration_seconds)  # fmt: skip
+    return found.is_forgotten(part)
+
+
+def _outcome(sides: Sorted, parts: Sequence[Part], faults: dict[str, Row]) -> Outcome:
+    good: dict[str, list[Part]] = defaultdict(list)
+    bad: dict[str, dict[str, Row]] = defaultdict(dict)
+    for part in parts:
+        if part.key in faults:
+            bad[part.source.name][part.key] = faults[part.key]
+        else:
+            good[part.source.name].append(part)
+    return Outcome(sides, dict(good), dict(bad))
+
+
+def _table(rows: dict[str, Row]) -> pa.Table:
+    ordered = sorted(rows.values(), key=lambda row: (row["shard"], row["members"][0]["offset"]))
+    plain = [{name: row.get(name) for name in catalogs.SCHEMA.names} for row in ordered]
+    for row in plain:
+        row["record_digest"] = None  # it may be that of the row before its change
+    return pa.Table.from_pylist(plain, schema=catalogs.SCHEMA)
+
+
+def _classes(rows: Any) -> list[str]:
+    """All class names, sorted: of videos, and of parts of them."""
+    names: set[str] = set()
+    for row in rows:
+        names |= {row["label"], *(row["labels"] or ())} - {None}
+        names |= {span["label"] for span in row["spans"] or ()}
+    return sorted(names)
+
+
+def _options(options: Options) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(json.dumps(options.plain()))
+    return told
+
+
+def _unchanged(found: State, meta: dict[str, Any], memory: pa.Table, digest: str) -> bool:
+    told = {name: found.meta.get(name) for name in meta}
+    if told != meta or found.meta.get("digest") != digest:
+        return False
+    return bool(memory.to_pylist() == list(found.sources.values()))
+
+
+def _warnings(outcome: Outcome) -> list[str]:
+    unsplit = sum(each.source.split is None for each in outcome.sides.taken)
+    crossed = sum(o.source.split != kept.source.split for o, kept in outcome.sides.duplicates)
+    lost = outcome.counts()["quarantined"]
+    parts = len(outcome.ledger) - lost
     told = [
         (unsplit, f"{unsplit} videos state no split: 80/10/10 by content within each class"),
         (crossed, f"{crossed} videos are in another split too: kept in test, val, train in turn"),
-        (quarantined, f"{quarantined} videos were not taken: quarantine.parquet tells why"),
+        (lost, f"{lost} videos were not taken: quarantine.parquet tells why"),
+        (max(0, parts), f"{parts} parts of videos were not taken: quarantine.parquet tells why"),
     ]
-    return [text for count, text in told if count]
+    return [text for count, text in told if count > 0]
 
 
-def _remove_all_shards_but(out: str, names: set[str]) -> None:
-    """Remove shards without a record, and those of an interrupted ingest of other videos."""
-    for path in storage.list_files(out):
-        name = path.rsplit("/", 1)[-1]
-        if SHARD_NAME.fullmatch(name) and name not in names:
-            storage.remove(path)
+def _none_taken(count: int, sides: Sorted, faults: dict[str, Row]) -> SourceError:
+    reasons = [*(each.reason for each in sides.quarantined), *(f["reason"] for f in faults.values())]  # fmt: skip
+    why = reasons[0] if reasons else "the filter leaves none"
+    return SourceError(f"none of {count} videos could be taken: {why}", "at least one that can")
 
 
-def _write_shards(
-    out: str, plan: list[dict[str, Any]], profile: video.Profile, tell: Progress
-) -> list[dict[str, Any]]:
-    import ray.data
-
-    total = sum(len(shard["sources"]) for shard in plan)
-    # Each shard under way is a process, and keeps some 64 pieces busy: a few will do.
-    at_once = min(len(plan), 2 + cluster.cpus() // 16)
-    shared = {"folder": out, "profile": asdict(profile), "look_ahead": LOOK_AHEAD * cluster.cpus()}
-    with _counting(total, tell) as counter:
-        rows = [{**shard, **shared} for shard in plan]
-        dataset = ray.data.from_items([{"row": json.dumps(r)} for r in rows], override_num_blocks=len(rows))  # fmt: skip
-        written = dataset.map(
-            lambda row: write_shard({**json.loads(row["row"]), "counter": counter}),
-            num_cpus=0.01,
-            compute=ray.data.TaskPoolStrategy(size=at_once),
-        )
-        for told in written.iter_rows():
-            if told["fault"]:
-                raise StorageError(*json.loads(told["fault"]))
-    receipts = [storage.read_json(receipt_path(out, shard["name"])) for shard in plan]
-    return [row for receipt in receipts for row in receipt["rows"]]  # type: ignore[attr-defined]
-
-
-@contextlib.contextmanager
-def _counting(total: int, tell: Progress) -> Iterator[Any]:
-    """An actor that pieces report to, and a thread that passes its count on."""
-    import ray
-
-    class Counter:
-        def __init__(self) -> None:
-            self.count = 0
-
-        def add(self, more: int) -> int:
-            self.count += more
-            return self.count
-
-    counter: Any = ray.remote(Counter).options(num_cpus=0).remote()
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.25):
-            tell("writing shards", ray.get(counter.add.remote(0)), total)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield counter
-        tell("writing shards", total, total)
-    finally:
-        over.set()
-        watcher.join()
-        ray.kill(counter)
-
-
-def _ledger_row(each: Examined) -> dict[str, Any]:
-    source, sha256 = printable(each.source.path), each.sha256 or None
-    return {"source": source, "source_sha256": sha256, "stage": each.stage, "reason": each.reason}
-
-
-def _save(
-    out: str, good: list[dict[str, Any]], ledger: list[dict[str, Any]], meta: dict[str, Any]
-) -> None:
-    good.sort(key=lambda row: (row["shard"], row["members"][0]["offset"]))
-    plain = [{name: row.get(name) for name in catalogs.SCHEMA.names} for row in good]
-    columns = ("source", "source_sha256", "stage", "reason")
-    quarantine = {name: pa.array([row[name] for row in ledger], pa.string()) for name in columns}
-    with storage.writing(storage.join(out, "quarantine.parquet")) as file:
-        pq.write_table(pa.table(quarantine), file)
-    classes = sorted({row["label"] for row in good if row["label"]})
-    table = pa.Table.from_pylist(plain, schema=catalogs.SCHEMA)
-    catalogs.save(out, table, {**meta, "classes": classes})
-
-
-def verify(folder: str, *, deep: bool = False, progress: Progress | None = None) -> list[str]:
-    """Read a dataset back and name each fault: tar structure, sizes, hashes, first and last frame."""
-    catalog = catalogs.read(folder)
-    faults = []
-    if catalog.digest != catalog.meta["digest"]:
-        faults.append("catalog.parquet is not the one that dataset.json tells")
-    rows = catalog.table.to_pylist()
-    inside: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        inside[row["shard"]].append(row)
-    names = sorted(inside)
-    there = {path.rsplit("/", 1)[-1] for path in storage.list_files(catalog.folder)}
-    strange = sorted(name for name in there - set(names) if SHARD_NAME.fullmatch(name))
-    faults += [f"{name}: none of its records is in the catalog" for name in strange]
-    for place, name in enumerate(names):
-        found = list(shards.faults(catalog.folder, name, inside[name]))
-        faults += found
-        if not found:
-            faults += [fault for row in inside[name] for fault in _frame_faults(catalog, row, deep)]
-        if progress:
-            progress("verifying shards", place + 1, len(names))
-    return faults
-
-
-def _frame_faults(catalog: Catalog, row: dict[str, Any], deep: bool) -> Iterator[str]:
-    numbers = range(row["frames"]) if deep else (0, row["frames"] - 1)
-    try:
-        data = catalog.read(row)
-        video.decode_frames(data, list(numbers), short_side=32)
-        if any(member["suffix"] == "idx" for member in row["members"]):
-            told = catalog.read(row, "idx")
-            fresh = video.index_of(data, video.unpacked(told).scan.seconds)
-            if fresh is None or fresh.packed() != told:
-                yield f"{row['shard']}: {row['key']}.idx is not the index of its video"
-    except (DataError, VideoError) as error:
-        yield f"{row['shard']}: {row['key']}: {error}"
+def _raise_fault(fault: str) -> None:
+    if fault:
+        kind, *words = json.loads(fault)
+        raise (StorageError if kind == "store" else DataError)(*words)

@@ -5,74 +5,42 @@ that its memory is that of a few records. A finished shard leaves a receipt with
 which an interrupted ingest goes on.
 """
 
-import hashlib
+import contextlib
+import functools
 import json
+import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from clipmill import shards, storage, video
+from clipmill import shards, storage
 from clipmill.errors import ClipmillError, StorageError
-from clipmill.ingest.prepare import Examined, key_of, revived
+from clipmill.ingest.arrange import Part, revived
+from clipmill.ingest.make import Made, copied, make_piece
+from clipmill.ingest.options import Options, revived_options
 
-PIECE_BYTES = 4 << 20  # about a second or two of encoding: a task's cost does not show
+PIECE_BYTES = 1 << 20  # about a second or two of work: the cost of a task does not show
 LOOK_AHEAD = 4  # pieces asked for beyond the one being written, for each CPU
+
+Progress = Callable[[str, int, int], None]  # what, done, total
 
 RECEIPTS = ".ingest"  # folder of receipts; gone once the catalog is there
 
-Made = tuple[dict[str, Any], dict[str, bytes]]
+Olds = dict[str, dict[str, Any]]  # rows of records that are there already, by key
 
 
-def make_record(each: Examined, profile: video.Profile) -> Made:
-    """Transcode one source; the row tells a fault instead of raising it."""
-    source, key = each.source, key_of(each)
-    row: dict[str, Any] = {"key": key, "source": source.path, "source_sha256": each.sha256}
-    try:
-        data = storage.read(source.path)
-        if hashlib.sha256(data).hexdigest() != each.sha256:
-            return {**row, "stage": "read", "reason": "the file changed while it was read"}, {}
-        rotation, rate = _of_source(data)
-        encoded, made = video.transcode(data, profile)
-    except ClipmillError as error:
-        return {**row, "stage": "decode", "reason": str(error)}, {}
-    if made.corrupt_frames:
-        reason = f"{made.corrupt_frames} damaged frames; {'; '.join(made.faults)}"
-        return {**row, "stage": "decode", "reason": reason}, {}
-    row |= {
-        "sha256": hashlib.sha256(encoded).hexdigest(), "split": source.split,
-        "label": source.label, "attributes": source.attributes,
-        "duration_seconds": made.duration_seconds, "frames": made.frames,
-        "frames_from": "decode", "fps": made.fps, "variable_rate": rate,
-        "width": made.width, "height": made.height, "rotation": rotation,
-        "has_audio": made.has_audio, "licence": source.licence,
-    }  # fmt: skip
-    told = {name: row[name] for name in ("label", "split", "source", "source_sha256", "licence")}
-    about = {**told, "attributes": source.attributes}
-    index = video.index_of(encoded, made.source_times_seconds)
-    members = {"idx": index.packed()} if index else {}
-    return row, {**members, "mp4": encoded, "json": json.dumps(about, sort_keys=True).encode()}
-
-
-def _of_source(data: bytes) -> tuple[int, bool]:
-    info = video.probe(data)
-    return info.rotation, info.variable_rate
-
-
-def make_piece(piece: list[dict[str, Any]], profile: video.Profile) -> list[Made]:
-    """Make the records of a piece."""
-    return [make_record(revived(each), profile) for each in piece]
-
-
-def pieces(sources: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Cut a shard's sources into pieces of about equal work."""
-    piece: list[dict[str, Any]] = []
+def pieces(parts: Sequence[Part], olds: Olds) -> Iterator[list[Part]]:
+    """Cut a shard's parts into pieces of about equal work, each all old or all new."""
+    piece: list[Part] = []
     size = 0
-    for each in sources:
-        piece.append(each)
-        size += each["estimated_bytes"]
-        if size >= PIECE_BYTES or len(piece) >= 16:
+    for part in parts:
+        if piece and (
+            size >= PIECE_BYTES or len(piece) >= 16 or (part.key in olds) != (piece[0].key in olds)
+        ):
             yield piece
             piece, size = [], 0
+        piece.append(part)
+        size += part.estimated_bytes
     if piece:
         yield piece
 
@@ -81,15 +49,16 @@ def write_shard(row: dict[str, Any]) -> dict[str, str]:
     """Write one shard and its receipt, unless both are there; a store's fault travels as data."""
     try:
         _write_shard(row["folder"], row["name"], row)
-    except StorageError as error:
-        return {"fault": json.dumps(error.args)}
+    except ClipmillError as error:
+        kind = "store" if isinstance(error, StorageError) else "data"
+        return {"fault": json.dumps([kind, *error.args])}
     return {"fault": ""}
 
 
 def _write_shard(folder: str, name: str, row: dict[str, Any]) -> None:
     receipt = receipt_path(folder, name)
     if storage.exists(receipt) and storage.exists(storage.join(folder, name)):
-        row["counter"].add.remote(len(row["sources"]))
+        row["counter"].add.remote(len(row["parts"]))
         return
     rows: list[dict[str, Any]] = []
     placed = shards.write(storage.join(folder, name), _records(row, rows))
@@ -109,19 +78,67 @@ def _records(row: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[shards
 
 def _made_ahead(row: dict[str, Any]) -> Iterator[list[Made]]:
     """Ask for pieces a bounded number ahead, and give them in order."""
+    olds: Olds = row["olds"]
+    waiting: deque[Callable[[], list[Made]]] = deque()
+    for piece in pieces([revived(part) for part in row["parts"]], olds):
+        waiting.append(_copy(piece, olds, row) if piece[0].key in olds else _asked_for(piece, row))
+        if len(waiting) > row["look_ahead"]:
+            yield waiting.popleft()()
+    while waiting:
+        yield waiting.popleft()()
+
+
+def _copy(piece: list[Part], olds: Olds, row: dict[str, Any]) -> Callable[[], list[Made]]:
+    return lambda: [copied(part, olds[part.key], row["folder"]) for part in piece]
+
+
+def _asked_for(piece: list[Part], row: dict[str, Any]) -> Callable[[], list[Made]]:
     import ray
 
-    profile = video.Profile(**row["profile"])
-    task = ray.remote(make_piece).options(num_cpus=1, max_retries=3)
-    waiting: deque[Any] = deque()
-    for piece in pieces(row["sources"]):
-        waiting.append(task.remote(piece, profile))
-        if len(waiting) > row["look_ahead"]:
-            yield ray.get(waiting.popleft())
-    while waiting:
-        yield ray.get(waiting.popleft())
+    task = ray.remote(_make).options(num_cpus=1, max_retries=3)
+    return functools.partial(ray.get, task.remote([part.plain() for part in piece], row["options"]))
+
+
+def _make(piece: list[dict[str, Any]], options: dict[str, Any]) -> list[Made]:
+    return list(make_piece([revived(part) for part in piece], revived_options(options)))
 
 
 def receipt_path(folder: str, shard: str) -> str:
     """Where a shard's rows wait for the catalog."""
     return storage.join(folder, RECEIPTS, f"{shard}.json")
+
+
+def shared(folder: str, options: Options, cpus: int) -> dict[str, Any]:
+    """What every shard's row carries."""
+    return {"folder": folder, "options": options.travelling(), "look_ahead": LOOK_AHEAD * cpus}
+
+
+@contextlib.contextmanager
+def counting(total: int, tell: Progress) -> Iterator[Any]:
+    """An actor that pieces report to, and a thread that passes its count on."""
+    import ray
+
+    class Counter:
+        def __init__(self) -> None:
+            self.count = 0
+
+        def add(self, more: int) -> int:
+            self.count += more
+            return self.count
+
+    counter: Any = ray.remote(Counter).options(num_cpus=0).remote()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.25):
+            tell("writing shards", ray.get(counter.add.remote(0)), total)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield counter
+        tell("writing shards", total, total)
+    finally:
+        over.set()
+        watcher.join()
+        ray.kill(counter)

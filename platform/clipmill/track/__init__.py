@@ -11,7 +11,7 @@ import platform
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -263,6 +263,21 @@ def holder(uri: str, name: str, alias: str) -> dict[str, str] | None:
             return None
         found = client.get_model_version_by_alias(name, alias)
         return {"version": str(found.version), "run_id": str(found.run_id)}
+
+
+def trained_on(uri: str, digests: Sequence[str]) -> dict[str, list[dict[str, str]]]:
+    """Runs on any of these catalogs, and the versions that came of them."""
+    runs: list[dict[str, str]] = []
+    versions: list[dict[str, str]] = []
+    with store(uri) as client:
+        places = [each.experiment_id for each in client.search_experiments()]
+        for digest in dict.fromkeys(digests):
+            found = client.search_runs(places, f"tags.`clipmill.catalog_digest` = '{digest}'")
+            runs += [{"run_id": r.info.run_id, "name": r.info.run_name} for r in found]
+        for run in runs:
+            of_run = client.search_model_versions(f"run_id='{run['run_id']}'")
+            versions += [{"name": v.name, "version": str(v.version)} for v in of_run]
+    return {"runs": runs, "versions": versions}
 
 
 def check_name(name: str) -> None:

@@ -3,7 +3,7 @@
 Second 0 is the first frame shown; where there is no sound there are zeros. Knows no features.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import av
 import numpy as np
@@ -25,19 +25,31 @@ def decode_audio(
     source: Source, start_seconds: float, end_seconds: float, rate: int = 16_000
 ) -> Samples:
     """Give exactly round((end - start) * rate) mono samples of a span."""
-    if not end_seconds >= start_seconds or rate <= 0:
-        raise UsageError(f"{start_seconds} to {end_seconds} s at {rate} Hz", "a span and a rate")
-    samples = np.zeros(round((end_seconds - start_seconds) * rate), np.float32)
-    origin = first_frame_seconds(source)
+    checked_span(start_seconds, end_seconds, rate)
     with opened(source) as video:
         if video.sound is None:
-            return samples
-        begin = round(start_seconds * rate)
-        _seek(video, origin + start_seconds)
-        for at, piece in sound_pieces(video, origin, rate):
-            if at - begin >= len(samples):
-                break
-            _place(samples, at - begin, piece)
+            return np.zeros(round((end_seconds - start_seconds) * rate), np.float32)
+        origin = first_frame_seconds(source)
+        seek_sound(video, origin + start_seconds)
+        return span_of(sound_pieces(video, origin, rate), start_seconds, end_seconds, rate)
+
+
+def checked_span(start_seconds: float, end_seconds: float, rate: int) -> None:
+    """Refuse what is no span of sound."""
+    if not end_seconds >= start_seconds or rate <= 0:
+        raise UsageError(f"{start_seconds} to {end_seconds} s at {rate} Hz", "a span and a rate")
+
+
+def span_of(
+    pieces: Iterator[tuple[int, Samples]], start_seconds: float, end_seconds: float, rate: int
+) -> Samples:
+    """Lay pieces into exactly round((end - start) * rate) samples; zeros where there are none."""
+    samples = np.zeros(round((end_seconds - start_seconds) * rate), np.float32)
+    begin = round(start_seconds * rate)
+    for at, piece in pieces:
+        if at - begin >= len(samples):
+            break
+        _place(samples, at - begin, piece)
     return samples
 
 
@@ -60,9 +72,17 @@ def sound_pieces(video: Opened, origin_seconds: float, rate: int) -> Iterator[tu
 
     Pieces come in the order of the file; gaps between them are silence.
     """
+    frames = ((frame.time, frame) for frame in sound_frames(video))
+    yield from pieces_of(frames, origin_seconds, rate)
+
+
+def pieces_of(
+    frames: Iterable[tuple[float | None, AudioFrame]], origin_seconds: float, rate: int
+) -> Iterator[tuple[int, Samples]]:
+    """Give pieces as `sound_pieces` does, of frames with their times."""
     at, expected, resampler, shape = 0, 0.0, None, None
-    for frame in _sound_frames(video):
-        seconds = frame.time - origin_seconds if frame.time is not None else expected
+    for time_seconds, frame in frames:
+        seconds = time_seconds - origin_seconds if time_seconds is not None else expected
         now = (frame.format.name, frame.layout.name, frame.sample_rate)
         if resampler is None or now != shape or abs(seconds - expected) > GAP_SECONDS:
             if resampler is not None:
@@ -100,8 +120,8 @@ def _resampled(
         at += len(piece)
 
 
-def _sound_frames(video: Opened) -> Iterator[AudioFrame]:
-    """Decode the sound; what does not decode becomes a gap."""
+def sound_frames(video: Opened) -> Iterator[AudioFrame]:
+    """Decode the sound from where the container stands; what does not decode becomes a gap."""
     stream = video.sound
     if stream is None:
         return
@@ -115,7 +135,8 @@ def _sound_frames(video: Opened) -> Iterator[AudioFrame]:
         video.faults.add(told(error))
 
 
-def _seek(video: Opened, seconds: float) -> None:
+def seek_sound(video: Opened, seconds: float) -> None:
+    """Go to some time before a moment on the container's clock, where it can be done cheaply."""
     stream = video.sound
     early = seconds - RUN_UP_SECONDS
     if stream is None or not stream.time_base or early <= 0:

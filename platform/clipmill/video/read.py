@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
-from av.video.stream import VideoStream
 
 from clipmill.errors import UsageError, VideoError
 from clipmill.video.facts import clockwise_rotation, shown_size
@@ -39,13 +38,14 @@ def decode_frames(
     """
     numbers = checked(frame_numbers)
     with opened(source) as video:
+        assert video.pictures  # its first size is taken before packets change it
         table = scan(video, source)
         if table is not None:
             found = _from_key_frames(video, table, numbers, rate)
-            return pictures(video.pictures, found, len(numbers), short_side, crop)
+            return pictures(video, found, len(numbers), short_side, crop)
     with opened(source) as video:
         found = _from_the_beginning(video, numbers, rate)
-        return pictures(video.pictures, found, len(numbers), short_side, crop)
+        return pictures(video, found, len(numbers), short_side, crop)
 
 
 def scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
@@ -166,13 +166,13 @@ def _all_frames(video: Opened) -> Iterator[VideoFrame]:
 
 
 def pictures(
-    shown: VideoStream | tuple[int, int],
+    shown: Opened | tuple[int, int],
     found: Iterator[Found],
     count: int,
     short_side: int | None,
     crop: Crop | None,
 ) -> npt.NDArray[np.uint8]:
-    """Convert the frames found into one array; `shown` is the stream, or its height and width."""
+    """Convert the frames found into one array; `shown` is the video, or its height and width."""
     result: npt.NDArray[np.uint8] | None = None
     convert: _ToRgb | None = None
     for positions, frame in found:

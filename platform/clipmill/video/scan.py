@@ -18,7 +18,7 @@ from clipmill.video.source import Opened, Source, VideoPacket, opened, packets
 from clipmill.video.timing import clock_for, tick_count
 
 HELD_BYTES = 64 << 20  # up to this size the packets are kept in memory, not read twice
-ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "av1", "libdav1d", "mjpeg", "prores"}
+ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "av1", "libdav1d", "mjpeg", "prores", "rawvideo"}
 STAMPLESS_CONTAINERS = {"avi"}
 LONGEST_REORDERING = 32  # frames; a stamp further from its place is a broken clock
 
@@ -102,7 +102,8 @@ def _scan(video: Opened, *, hold: bool) -> Scan | None:
     for packet in packets(video, strict=False):
         if not packet.size:
             continue
-        if packet.pts is None:
+        # New parameters in mid-stream come with one packet only: no start after it would know.
+        if packet.pts is None or packet.has_sidedata("new_extradata"):
             return None
         if packet.is_keyframe and (not is_h264 or _is_clean_start(packet, prefix_bytes)):
             starts.append(len(stamps))
@@ -133,7 +134,9 @@ def _table(
     if not len(shown) or np.any(np.diff(pts[first]) <= 0):
         return None
     clock = clock_for(stream.time_base, stream.average_rate)
-    seconds = np.array([clock.seconds(int(pts[i]), int(durations[i])) for i in shown])
+    seconds = clock.all_seconds(
+        list(zip(pts[shown].tolist(), durations[shown].tolist(), strict=True))
+    )
     return Scan(pts, first, shown, seconds, clock.end_seconds(), held)
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,7 +19,7 @@ import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -28,6 +29,8 @@ VideoPacket: TypeAlias = "Packet[VideoStream]"  # generic for type checkers only
 Source = bytes | str | os.PathLike[str]
 
 MAX_PIXELS = 1 << 26  # 8192 x 8192: more is an attack or a mistake
+MAX_STREAMS = 64
+TOO_LARGE = "exceeds specified max pixel count"  # the decoder's words
 MAX_FAULTS = 20
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,flv,live_flv,ogg,asf,"
@@ -50,10 +53,13 @@ class Faults:
     def __init__(self, log: list[tuple[int, str, str]]) -> None:
         self._log = log
         self._kept: dict[str, None] = {}
+        self.too_large = ""  # what was told of a picture beyond all limits
 
     def settle(self) -> None:
         """Take in the raw log, so that a rotten hour does not fill the memory."""
         for _, speaker, message in self._log:
+            if TOO_LARGE in message:
+                self.too_large = message.partition(",")[0].strip()
             if len(self._kept) < MAX_FAULTS:
                 words = re.sub(r"0x[0-9a-fA-F]+", "ADDRESS", " ".join(message.split()))
                 self._kept.setdefault(f"{speaker}: {words}" if speaker else words)
@@ -78,6 +84,8 @@ class Opened:
     name: str
     container: InputContainer
     faults: Faults
+    coded_size: tuple[int, int] = (0, 0)  # height and width, of the first frame
+    pixel_aspect: Fraction = Fraction(1)  # how wide a pixel is for its height
     undecodable_packets: int = 0
     corrupt_frames: int = 0
     _pictures: VideoStream | None = field(default=None, repr=False)
@@ -86,7 +94,11 @@ class Opened:
     def pictures(self) -> VideoStream:
         """The best video stream that is no cover picture."""
         if self._pictures is None:
-            self._pictures = _picture_stream(self)
+            stream = self._pictures = _picture_stream(self)
+            # Kept, since the stream's own change when its pictures change in mid-stream.
+            self.coded_size = stream.height, stream.width
+            aspect = stream.sample_aspect_ratio
+            self.pixel_aspect = aspect if aspect and aspect > 0 else Fraction(1)
         return self._pictures
 
     @property
@@ -120,9 +132,15 @@ def opened(source: Source) -> Iterator[Opened]:
         try:
             options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
             with av.open(handle, "r", options=options, metadata_errors="replace") as container:
+                _refuse_many_streams(name, len(container.streams))
                 yield Opened(name, container, faults)
         except av.FFmpegError as error:
             raise cannot_decode(name, error, faults) from error
+
+
+def _refuse_many_streams(name: str, count: int) -> None:
+    if count > MAX_STREAMS:
+        raise VideoError(f"{name}: {count} streams", f"at most {MAX_STREAMS}", "leave it out")
 
 
 def told(error: Exception) -> str:
@@ -135,6 +153,8 @@ def told(error: Exception) -> str:
 def cannot_decode(what: str, error: Exception, faults: Faults) -> VideoError:
     """Tell a codec library's error in the words of ours."""
     words = (told(error), *faults.listed()[-1:])
+    if faults.too_large:
+        return VideoError(f"{what}: {faults.too_large}", f"at most {MAX_PIXELS}", "leave it out")
     return VideoError(
         f"{what}: {' / '.join(dict.fromkeys(words))}",
         "a whole video file",
@@ -144,21 +164,39 @@ def cannot_decode(what: str, error: Exception, faults: Faults) -> VideoError:
 
 def packets(video: Opened, *, strict: bool) -> Iterator[VideoPacket]:
     """Demux the pictures; a container that breaks off is an end (or, if strict, an error)."""
+    pictures = video.pictures
+    for stream in video.container.streams:
+        if stream is not pictures:
+            stream.discard = Discard.all  # else the container would read it for nothing
     try:
-        yield from video.container.demux(video.pictures)
+        yield from video.container.demux(pictures)
     except DEMUX_ERRORS as error:
         if strict:
             raise cannot_decode(video.name, error, video.faults) from error
+        video.undecodable_packets += 1
         video.faults.add(told(error))
 
 
 def frames_of(video: Opened, packet: VideoPacket) -> list[VideoFrame]:
     """Decode one packet; damage is counted and gives no frame."""
+    return _decoded(video, packet)
+
+
+def last_frames(video: Opened) -> list[VideoFrame]:
+    """Give what the decoder still holds, and make it ready for other packets."""
+    frames = _decoded(video, None)
+    video.pictures.codec_context.flush_buffers()
+    return frames
+
+
+def _decoded(video: Opened, packet: "VideoPacket | None") -> list[VideoFrame]:
     try:
-        frames = packet.decode()
+        frames = video.pictures.decode(packet)
     except av.FFmpegError as error:
         video.undecodable_packets += 1
         video.faults.add(told(error))
+        if video.faults.too_large:
+            raise cannot_decode(video.name, error, video.faults) from error
         return []
     video.faults.settle()
     video.corrupt_frames += sum(frame.is_corrupt for frame in frames)
@@ -198,6 +236,7 @@ def _picture_stream(video: Opened) -> VideoStream:
         size = f"{stream.width} x {stream.height}"
         raise VideoError(f"{video.name}: {size} pixels", f"at most {MAX_PIXELS}", "scale it down")
     stream.codec_context.thread_count = 1
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     return stream
 
 

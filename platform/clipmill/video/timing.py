@@ -5,9 +5,10 @@ frame shown.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +16,13 @@ import numpy.typing as npt
 from clipmill.errors import UsageError
 
 Picture = TypeVar("Picture")
+Stamp = tuple[int | None, int | None]  # pts and duration, in ticks of the stream
 
 # Matroska and others round both a frame's time and the first frame's to a millisecond: without
 # this slack a 30 fps file would show one frame twice and leave out the next.
 ROUNDING_SECONDS = 0.001
+STEADY_SHARE = 0.05  # gaps that differ by less are of one rate
+RARE_SHARE = 0.005  # odd gaps that are rarer, and shorter together, do not matter
 CLOCK_JUMP_SECONDS = 600.0  # a longer gap is a broken clock, not a long look
 CLOCK_RESET_SECONDS = 1.0  # a step back of more than this is a new clock
 
@@ -49,6 +53,20 @@ class Clock:
         self._last_duration = float(duration or 0)
         return self._in_seconds(self._last)
 
+    def all_seconds(self, stamps: Sequence[Stamp]) -> npt.NDArray[np.float64]:
+        """Take the stamps of all frames at once, and give their times."""
+        if self._first is None and stamps and all(pts is not None for pts, _ in stamps):
+            pts = np.array([pts for pts, _ in stamps], np.float64)
+            steps = np.diff(pts)
+            if np.all((steps > 0) & (steps * self._tick <= CLOCK_JUMP_SECONDS)):
+                ticks = pts - pts[0]
+                self._first, self._last, self._frames = pts[0], float(ticks[-1]), len(stamps)
+                self._longest = float(steps.max(initial=0.0))
+                self._last_duration = float(stamps[-1][1] or 0)
+                seconds: npt.NDArray[np.float64] = ticks * self._up / self._down
+                return seconds
+        return np.array([self.seconds(pts, duration) for pts, duration in stamps])
+
     def end_seconds(self) -> float:
         """Give the time at which the last frame leaves the screen."""
         mean = self._last / (self._frames - 1) if self._frames > 1 else self._usual
@@ -77,6 +95,54 @@ def clock_for(time_base: Fraction | None, rate: Fraction | None) -> Clock:
     return Clock(time_base or Fraction(1, 90_000), usual)
 
 
+class Ending(Protocol):
+    """What knows, once all frames were seen, when the last one leaves the screen."""
+
+    def end_seconds(self) -> float:
+        """Give that time."""
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """An ending that is known."""
+
+    seconds: float
+
+    def end_seconds(self) -> float:
+        """Give it."""
+        return self.seconds
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """An ending on a clock that starts later."""
+
+    ending: Ending
+    start_seconds: float
+
+    def end_seconds(self) -> float:
+        """Give it."""
+        return self.ending.end_seconds() - self.start_seconds
+
+
+def is_variable(seconds: npt.NDArray[np.float64], time_base: Fraction | None) -> bool:
+    """Tell whether frames come at a variable rate, by gaps that no rounding of stamps explains.
+
+    A hiccup in many frames, such as a recorder's first gap, makes no variable rate.
+    """
+    if len(seconds) < 3:
+        return False
+    gaps = np.diff(seconds)
+    median = float(np.median(gaps))
+    near = gaps[np.abs(gaps - median) <= 0.5 * median]
+    usual = float(near.mean()) if len(near) else median
+    # A rounded stamp errs by less than a tick, and where a tick is a frame, not at all. Stamps
+    # may have been rounded to milliseconds in a container they were in before.
+    rounding = min(max(float(time_base or 0), ROUNDING_SECONDS), 0.5 * usual)
+    odd = gaps[np.abs(gaps - usual) > max(rounding, STEADY_SHARE * usual) * 1.01]
+    return bool(len(odd) > RARE_SHARE * len(gaps) or odd.sum() > RARE_SHARE * gaps.sum())
+
+
 def first_tick(seconds: float, rate: float) -> int:
     """Give the first tick of the grid at which a frame shown from `seconds` on is on screen."""
     return max(0, math.ceil((seconds - ROUNDING_SECONDS) * rate))
@@ -98,7 +164,7 @@ def frames_at_ticks(
 
 
 def on_grid(
-    shown: Iterable[tuple[float, Picture]], clock: Clock, rate: float | None
+    shown: Iterable[tuple[float, Picture]], clock: Ending, rate: float | None
 ) -> Iterator[tuple[int, int, float, Picture]]:
     """Give each frame with the ticks [first, end) at which it is on screen; rate None: one each."""
     held: tuple[int, float, Picture] | None = None

@@ -1,4 +1,4 @@
-"""Writes H.264 + AAC in MP4, the same bytes for the same input: one thread, no times, no chance.
+"""Writes pictures + AAC in MP4 or MOV, the same bytes for the same input: one thread, no times.
 
 Knows how to write, not what: callers choose sizes, rates and how frames lean on each other.
 """
@@ -6,6 +6,7 @@ Knows how to write, not what: callers choose sizes, rates and how frames lean on
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
 from typing import BinaryIO
@@ -30,8 +31,19 @@ AUDIO_BITS_PER_SECOND = 48_000
 LIMITED_RANGE, BT601 = 1, 6  # the tags of what the encoder is given
 
 
-class Mp4Writer:
-    """An MP4 being written: pictures and sound arrive in time order, sound after its picture."""
+@dataclass(frozen=True)
+class Coding:
+    """How pictures are coded."""
+
+    codec: str = "libx264"
+    pixels: str = "yuv420p"
+    options: Mapping[str, str] = field(default_factory=dict)
+    colorspace: int = BT601
+    color_range: int = LIMITED_RANGE
+
+
+class Writer:
+    """A video being written: pictures and sound arrive in time order, sound after its picture."""
 
     def __init__(
         self,
@@ -39,13 +51,12 @@ class Mp4Writer:
         *,
         size: tuple[int, int],
         fps: Fraction,
-        x264: Mapping[str, str],
+        coding: Coding,
         audio_rate: int | None,
-        colorspace: int = BT601,
     ) -> None:
         self._container = container
         self._frame_seconds = 1 / fps
-        self._pictures = _picture_stream(container, size, fps, x264, colorspace)
+        self._pictures = _picture_stream(container, size, fps, coding)
         self._sound = _sound_stream(container, audio_rate) if audio_rate else None
         self._rate = audio_rate or 0
         self._sample_seconds = Fraction(1, audio_rate or 1)
@@ -53,7 +64,7 @@ class Mp4Writer:
         self._frames = self._samples = 0
 
     def picture(self, frame: VideoFrame) -> None:
-        """Write the next frame (yuv420p)."""
+        """Write the next frame, in the coding's pixel format."""
         frame.pts, frame.time_base = self._frames, self._frame_seconds
         frame.pict_type = PictureType.NONE  # the ladder decides, not what the source was
         self._frames += 1
@@ -85,12 +96,14 @@ class Mp4Writer:
 
 
 @contextmanager
-def writing(target: Target, *, faststart: bool = False) -> Iterator[OutputContainer]:
-    """Open an MP4 for writing; with faststart the target must be a path."""
+def writing(
+    target: Target, *, format: str = "mp4", faststart: bool = False
+) -> Iterator[OutputContainer]:
+    """Open a container for writing; with faststart the target must be a path."""
     options = {"fflags": "+bitexact", **({"movflags": "+faststart"} if faststart else {})}
     handle = f"file:{os.fspath(target)}" if isinstance(target, str | os.PathLike) else target
     try:
-        with av.open(handle, "w", format="mp4", container_options=options) as container:
+        with av.open(handle, "w", format=format, container_options=options) as container:
             yield container
     except av.FFmpegError as error:
         raise VideoError(f"writing {target!s}: {error.strerror}", "a place to write to") from error
@@ -119,11 +132,11 @@ def encode(
     quality = {} if crf is None else {"crf": str(crf)}
     options = {"preset": preset, **quality, **(x264 or {})}
     with writing(target) as container:
-        writer = Mp4Writer(
+        writer = Writer(
             container,
             size=(height, width),
             fps=Fraction(fps).limit_denominator(1001),
-            x264=options,
+            coding=Coding(options=options),
             audio_rate=None if audio is None else audio_rate,
         )
         to_yuv, heard = _ToYuv(), 0
@@ -163,18 +176,15 @@ class _ToYuv:
 
 
 def _picture_stream(
-    container: OutputContainer,
-    size: tuple[int, int],
-    fps: Fraction,
-    x264: Mapping[str, str],
-    colorspace: int,
+    container: OutputContainer, size: tuple[int, int], fps: Fraction, coding: Coding
 ) -> VideoStream:
-    stream = container.add_stream("libx264", rate=fps, options=dict(x264))
+    stream = container.add_stream(coding.codec, rate=fps, options=dict(coding.options))
+    assert isinstance(stream, VideoStream)
     stream.height, stream.width = size
-    stream.pix_fmt = "yuv420p"
+    stream.pix_fmt = coding.pixels
     stream.codec_context.thread_count = 1
-    stream.codec_context.color_range = LIMITED_RANGE
-    stream.codec_context.colorspace = colorspace
+    stream.codec_context.color_range = coding.color_range
+    stream.codec_context.colorspace = coding.colorspace
     return stream
 
 

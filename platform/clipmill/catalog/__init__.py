@@ -1,0 +1,42 @@
+"""The catalog: one Parquet row a record, where it lies and what it is, beside `dataset.json`.
+
+Opening, filtering and counting never open a video, and read only the columns they name. Knows
+how rows are stored and filtered, not how records are made or read.
+"""
+
+from clipmill.catalog.digests import digest_of, stale_digests, with_digests
+from clipmill.catalog.files import load, quarantine, read, save, save_pieces
+from clipmill.catalog.schema import (
+    CURATION,
+    IDENTITY,
+    MEASURES,
+    MEMBER,
+    SCHEMA,
+    SCHEMA_VERSION,
+    VIDEO_SUFFIX,
+)
+from clipmill.catalog.stored import Names
+from clipmill.catalog.table import Catalog
+from clipmill.catalog.where import Filter, parse
+
+__all__ = [
+    "CURATION",
+    "IDENTITY",
+    "MEASURES",
+    "MEMBER",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "VIDEO_SUFFIX",
+    "Catalog",
+    "Filter",
+    "Names",
+    "digest_of",
+    "load",
+    "parse",
+    "quarantine",
+    "read",
+    "save",
+    "save_pieces",
+    "stale_digests",
+    "with_digests",
+]

@@ -1,0 +1,213 @@
+"""Where a catalog's rows come from: a table in memory, or a Parquet file read piece by piece.
+
+Both give whole columns of chosen rows, and single rows. Rows are addressed by their number in
+the file. Knows neither filters nor what a column means.
+"""
+
+import operator
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clipmill import storage
+from clipmill.catalog.schema import FEW_VALUES
+from clipmill.errors import DataError
+
+Places = NDArray[np.int64]  # row numbers, rising
+
+# A row read at random costs its whole group, a column read whole costs something a group.
+GROUP_ROWS = 1 << 13
+PIECE_GROUPS = 32  # read at once where a column is read whole
+KEPT_BYTES = 48 << 20  # of groups that rows were read from
+
+
+class Stored(Protocol):
+    """Rows that can be read by column and by number."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are."""
+
+    def pieces(
+        self, names: Sequence[str], places: Places | None, *, few_values: bool = False
+    ) -> Iterator[pa.Table]:
+        """Give columns of chosen rows (None: of all) in order, some thousand rows at a time.
+
+        With `few_values`, columns of few values come as numbers and their names.
+        """
+
+    def rows(self, places: Sequence[int]) -> list[dict[str, Any]]:
+        """Give single rows, in the order asked."""
+
+
+class InMemory:
+    """A table that is there."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+        self.num_rows = int(table.num_rows)
+
+    def pieces(
+        self, names: Sequence[str], places: Places | None, *, few_values: bool = False
+    ) -> Iterator[pa.Table]:
+        """Give columns of chosen rows, all at once."""
+        table = self.table.select(names)
+        table = table if places is None else table.take(pa.array(places))
+        yield _as_numbers(table) if few_values else table
+
+    def rows(self, places: Sequence[int]) -> list[dict[str, Any]]:
+        """Give single rows, in the order asked."""
+        return [_row(self.table, place) for place in places]
+
+
+class InFile:
+    """A Parquet file on a disk or in a store; holds next to nothing of it.
+
+    What is pickled is its path: another process opens it for itself.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._lock = threading.RLock()  # a reader of Parquet serves one thread at a time
+        store, inner = storage.store_of(path)
+        try:
+            # A store answers each read late: there, neighbouring columns are fetched together.
+            self._file = pq.ParquetFile(inner, filesystem=store, pre_buffer=storage.is_remote(path))
+            self._numbered = pq.ParquetFile(
+                inner,
+                filesystem=store,
+                metadata=self._file.metadata,
+                read_dictionary=[name for name in FEW_VALUES if name in self.names],
+                pre_buffer=storage.is_remote(path),
+            )
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(path, error) from error
+        footer = self._file.metadata
+        counts = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+        self.num_rows = int(footer.num_rows)
+        self._first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._kept: OrderedDict[int, tuple[pa.Table, int]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type["InFile"], tuple[str]]:
+        return InFile, (self.path,)
+
+    @property
+    def names(self) -> list[str]:
+        """The columns of the file."""
+        return self._file.schema_arrow.names  # type: ignore[no-any-return]
+
+    @property
+    def told(self) -> bytes | None:
+        """What the file itself says of the dataset."""
+        return (self._file.metadata.metadata or {}).get(b"clipmill")
+
+    def pieces(
+        self, names: Sequence[str], places: Places | None, *, few_values: bool = False
+    ) -> Iterator[pa.Table]:
+        """Give columns of chosen rows, some groups at a time; groups without any are not read."""
+        count = len(self._first) - 1
+        for at in range(0, count, PIECE_GROUPS):
+            groups = range(at, min(at + PIECE_GROUPS, count))
+            if places is None:
+                yield self._read(groups, names, few_values)
+                continue
+            low, high = np.searchsorted(places, self._first[[at, groups.stop]])
+            if low == high:
+                continue
+            chosen = places[low:high]
+            inside = np.searchsorted(self._first, chosen, side="right") - 1
+            needed = np.unique(inside)
+            starts = np.concatenate([[0], np.cumsum(np.diff(self._first)[needed])])[:-1]
+            rank = np.searchsorted(needed, inside)
+            table = self._read(needed.tolist(), names, few_values)
+            yield table.take(pa.array(chosen - self._first[inside] + starts[rank]))
+
+    def rows(self, places: Sequence[int]) -> list[dict[str, Any]]:
+        """Give single rows, in the order asked; each group is read once."""
+        found: dict[int, dict[str, Any]] = {}
+        for place in sorted(set(places)):
+            group = int(np.searchsorted(self._first, place, side="right")) - 1
+            found[place] = _row(self._group(group), place - int(self._first[group]))
+        return [dict(found[place]) for place in places]
+
+    def _group(self, group: int) -> pa.Table:
+        """A group with all its columns; the last few asked for are kept."""
+        with self._lock:
+            if group not in self._kept:
+                table = self._read([group], None, few_values=True)
+                self._kept[group] = table, int(table.nbytes)
+            self._kept.move_to_end(group)
+            while len(self._kept) > 1 and sum(size for _, size in self._kept.values()) > KEPT_BYTES:
+                self._kept.popitem(last=False)
+            return self._kept[group][0]
+
+    def _read(
+        self, groups: Sequence[int], names: Sequence[str] | None, few_values: bool
+    ) -> pa.Table:
+        file = self._numbered if few_values else self._file
+        try:
+            with self._lock:
+                table = file.read_row_groups(list(groups), columns=names and list(names))
+                return table.select(names) if names else table
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(self.path, error) from error
+
+
+class Names(Sequence[str]):
+    """Texts in a column, read like a list and held as bytes: a tenth of what a list takes."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            picked = pa.array(range(*place.indices(len(self))), pa.int64())
+            return self._column.take(picked).to_pylist()  # type: ignore[no-any-return]
+        return self._column[int(place)].as_py()  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[str]:
+        for chunk in self._column.chunks:
+            yield from chunk.to_pylist()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(map(operator.eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]  # it equals lists, which have none
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} names>"
+
+
+def _row(table: pa.Table, place: int) -> dict[str, Any]:
+    row: dict[str, Any] = table.slice(place, 1).to_pylist()[0]
+    return row
+
+
+def _as_numbers(table: pa.Table) -> pa.Table:
+    for place, name in enumerate(table.column_names):
+        if name in FEW_VALUES:
+            table = table.set_column(place, name, table[name].dictionary_encode())
+    return table
+
+
+def _unreadable(path: str, error: Exception) -> DataError:
+    return DataError(
+        f"{path} cannot be read: {error}",
+        "the catalog that `clipmill ingest` wrote",
+        "restore it, or ingest into another folder",
+    )

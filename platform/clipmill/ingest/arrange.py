@@ -1,0 +1,313 @@
+"""From examined sources to the records that shall be, and the shards that hold them.
+
+Pure: the same sources give the same records, splits and shards on any number of workers. Reads
+no video and writes nothing.
+"""
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+
+from clipmill import catalog as catalogs
+from clipmill import video
+from clipmill.catalog import Catalog
+from clipmill.ingest import near
+from clipmill.ingest.examine import Examined, Piece
+from clipmill.ingest.options import Options
+from clipmill.ingest.sources import Source
+from clipmill.ingest.sources import revived as revived_source
+
+SHARD_BYTES = 256 << 20
+SHARD_NAME = re.compile(r"(train|val|test|all)-\d{5,}-[0-9a-f]{8}\.tar")
+RECORD_FORMAT = 2  # in the names of shards: an older one's shards are not taken for these
+IN_SIDECAR = ("label", "labels", "split", "licence", "identity", "group", "attributes")
+SPLIT_PRIORITY = ("test", "val", "train")  # the same content in two splits stays in the first
+
+
+@dataclass(frozen=True)
+class Part:
+    """A record to be: a part of a source, or all of it."""
+
+    source: Source
+    stamp: tuple[int, int]
+    sha256: str
+    start_seconds: float
+    end_seconds: float | None
+    duration_seconds: float
+    facts: dict[str, Any] = field(default_factory=dict)
+    measures: dict[str, Any] = field(default_factory=dict)
+    near: str | None = None
+    estimated_bytes: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether it is all of its video."""
+        return self.start_seconds == 0.0 and self.end_seconds is None
+
+    @property
+    def parent(self) -> str:
+        """The key of the whole video."""
+        return _key(self.sha256, "0:end")
+
+    @property
+    def key(self) -> str:
+        """The record's key: a digest of content and span."""
+        end = "end" if self.end_seconds is None else f"{self.end_seconds:.6f}"
+        return self.parent if self.whole else _key(self.sha256, f"{self.start_seconds:.6f}:{end}")
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where it lies in which source, for the ledger."""
+        cut = {} if self.whole else {"start_seconds": self.start_seconds, "end_seconds": self.end_seconds}  # fmt: skip
+        return {"source": self.source.name, "source_sha256": self.sha256, **cut}
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The columns of the catalog that are known before it is made."""
+        source = self.source
+        end = self.start_seconds + self.duration_seconds
+        return {
+            "key": self.key, "source": source.name, "source_sha256": self.sha256,
+            "start_seconds": self.start_seconds, "end_seconds": end,
+            "parent": None if self.whole else self.parent,
+            "split": source.split, "label": source.label, "labels": list(source.labels),
+            "identity": source.identity, "group": source.group, "licence": source.licence,
+            "attributes": source.attributes, "near": self.near,
+            "variable_rate": self.facts["variable_rate"], "rotation": self.facts["rotation"],
+            **{name: self.measures.get(name) for name in ("motion", "brightness", "sharpness", "silence")},
+            "shots": self.measures.get("shots"), "phash": self.measures.get("phash"),
+        }  # fmt: skip
+
+    @property
+    def marks(self) -> str:
+        """Hash of what is told of moments in it; where that changes, it is made anew."""
+        told = [*map(asdict, self.source.spans), *map(asdict, self.source.boxes)]
+        return digest(told)
+
+    @property
+    def content(self) -> str:
+        """Hash of all that its members in the shard hold; where its source lies is none of it."""
+        names = (*IN_SIDECAR, "start_seconds", "end_seconds")
+        told = {name: value for name, value in self.row.items() if name in names}
+        return digest([self.key, told, self.marks])
+
+    def plain(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+def revived(plain: Mapping[str, Any]) -> Part:
+    """A part from plain data."""
+    source, stamp = revived_source(plain["source"]), tuple(plain["stamp"])
+    return Part(**{**plain, "source": source, "stamp": stamp})
+
+
+def _key(sha256: str, span: str) -> str:
+    return hashlib.sha256(f"{sha256}:{span}".encode()).hexdigest()[:24]
+
+
+def digest(told: object) -> str:
+    """Hash of plain data."""
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """All sources, each on its own side."""
+
+    taken: list[Examined]
+    quarantined: list[Examined]
+    duplicates: list[tuple[Examined, Examined]]  # the one left out, the one kept
+    filtered: list[Examined]
+
+
+def sort_out(examined: Iterable[Examined]) -> Sorted:
+    """Put every source on its side: taken once by content, duplicate, quarantined or left out."""
+    groups: dict[Any, list[Examined]] = defaultdict(list)
+    sides = Sorted([], [], [], [])
+    for each in examined:
+        if each.source.left_out:
+            sides.filtered.append(each)
+        elif each.reason:
+            sides.quarantined.append(each)
+        else:
+            source = each.source
+            groups[each.sha256, source.start_seconds, source.end_seconds].append(each)
+    for group in groups.values():
+        _sort_group(group, sides)
+    return sides
+
+
+def _sort_group(group: list[Examined], sides: Sorted) -> None:
+    labels = {(each.source.label, each.source.labels) for each in group}
+    if len(labels) > 1:
+        names = sorted({", ".join(more) or str(one) for one, more in labels})
+        told = f"the same content is labelled {', '.join(names)}"
+        sides.quarantined.extend(replace(each, stage="labels", reason=told) for each in group)
+        return
+    kept, *others = sorted(group, key=_priority)
+    sides.taken.append(kept)
+    sides.duplicates.extend((other, kept) for other in others)
+
+
+def _priority(each: Examined) -> tuple[int, str]:
+    split = each.source.split
+    return (SPLIT_PRIORITY.index(split) if split in SPLIT_PRIORITY else 3, each.source.name)
+
+
+def parts_of(taken: Sequence[Examined], options: Options) -> list[Part]:
+    """All records that the taken sources make, near-duplicates named."""
+    pairs = [(each, piece) for each in taken for piece in each.pieces]
+    parts = [_part(each, piece, options) for each, piece in pairs]
+    return _with_near(parts) if "phash" in options.measures else parts
+
+
+def _part(each: Examined, piece: Piece, options: Options) -> Part:
+    return Part(
+        each.source, each.stamp, each.sha256, piece.start_seconds, piece.end_seconds,
+        piece.duration_seconds, each.facts, piece.measures,
+        estimated_bytes=_estimated_bytes(each, piece, options.profile),
+    )  # fmt: skip
+
+
+def _estimated_bytes(each: Examined, piece: Piece, profile: video.Profile) -> int:
+    """Source bytes where they are kept, else pixels x seconds x bytes of the profile's rate."""
+    if profile.name == "keep":
+        return (each.source.length or each.stamp[0]) + 4096
+    sides = each.facts["height"], each.facts["width"]
+    height, width = video.scaled_size(*sides, min(profile.short_side, *sides))
+    pixel_bytes = {"training": 0.04, "frames": 0.25, "raw": 3.0}[profile.name]
+    return int(height * width * piece.duration_seconds * profile.rate * pixel_bytes) + 4096
+
+
+def _with_near(parts: list[Part]) -> list[Part]:
+    hashed = [place for place, part in enumerate(parts) if part.measures.get("phash")]
+    numbers = near.near_groups([parts[place].measures["phash"] for place in hashed])
+    members: dict[int, list[str]] = defaultdict(list)
+    for place, number in zip(hashed, numbers, strict=True):
+        members[number].append(parts[place].key)
+    for place, number in zip(hashed, numbers, strict=True):
+        if len(members[number]) > 1:
+            parts[place] = replace(parts[place], near=min(members[number]))
+    return parts
+
+
+def selected(parts: Sequence[Part], where: str | None, profile: video.Profile) -> list[Part]:
+    """The parts that fulfil a filter, by what is known of them before they are made."""
+    if not where:
+        return list(parts)
+    rows = [{**part.row, **_foreseen(part, profile)} for part in parts]
+    table = pa.Table.from_pylist(
+        [{name: row.get(name) for name in catalogs.SCHEMA.names} for row in rows],
+        schema=catalogs.SCHEMA,
+    )
+    kept = set(Catalog("memory", table, {"classes": []}).part(where=where).keys)
+    return [part for part in parts if part.key in kept]
+
+
+def _foreseen(part: Part, profile: video.Profile) -> dict[str, Any]:
+    facts, kept = part.facts, profile.name == "keep"
+    sides = facts["height"], facts["width"]
+    side = min(sides) if kept else min(profile.short_side, *sides)
+    height, width = video.scaled_size(*sides, side)
+    rate = facts["fps"] if kept else profile.rate
+    return {
+        "duration_seconds": part.duration_seconds, "fps": rate, "height": height, "width": width,
+        "frames": round(part.duration_seconds * rate), "has_audio": facts["audio_channels"] > 0,
+    }  # fmt: skip
+
+
+def with_splits(parts: Sequence[Part]) -> list[Part]:
+    """Give 80/10/10 by content within each class to all that state no split.
+
+    What belongs together (a video's parts, a group, near-duplicates) never parts.
+    """
+    units = _units([part for part in parts if not part.source.split])
+    by_class: dict[str, list[list[Part]]] = defaultdict(list)
+    for unit in units:
+        by_class[min(part.source.label or "" for part in unit)].append(unit)
+    given: dict[str, str] = {}
+    for group in by_class.values():
+        group.sort(key=lambda unit: min(part.sha256 for part in unit))
+        for unit, split in zip(group, _shares([len(unit) for unit in group]), strict=True):
+            given.update((part.key, split) for part in unit)
+    return [
+        replace(part, source=replace(part.source, split=part.source.split or given[part.key]))
+        for part in parts
+    ]
+
+
+def _shares(sizes: list[int]) -> list[str]:
+    """Splits of units in order: test and val a tenth each, and one unit at least if there are three.
+
+    A unit too large for a tenth goes to train.
+    """
+    if len(sizes) < 3:
+        return ["train"] * len(sizes)
+    room = max(1, round(sum(sizes) * 0.1))
+    splits = ["train"] * len(sizes)
+    for split in ("test", "val"):
+        left = room
+        for place, size in enumerate(sizes):
+            if splits[place] == "train" and size <= left:
+                splits[place], left = split, left - size
+        if split not in splits:
+            free = [place for place in range(len(sizes)) if splits[place] == "train"]
+            splits[min(free, key=lambda place: sizes[place])] = split
+    return splits
+
+
+def _units(parts: Sequence[Part]) -> list[list[Part]]:
+    """Parts that share a video, a group or near-duplicates, put together transitively."""
+    root: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while root.setdefault(name, name) != name:
+            root[name] = name = root[root[name]]
+        return name
+
+    for part in parts:
+        for tie in _ties(part):
+            root[find(tie)] = find(part.sha256)
+    units: dict[str, list[Part]] = defaultdict(list)
+    for part in parts:
+        units[find(part.sha256)].append(part)
+    return list(units.values())
+
+
+def _ties(part: Part) -> list[str]:
+    ties = [f"group {part.source.group}"] if part.source.group else []
+    return [*ties, f"near {part.near}"] if part.near else ties
+
+
+def shard_plan(
+    parts: Sequence[Part], profile: video.Profile, first: int = 0
+) -> list[dict[str, Any]]:
+    """Group records into shards of the target size, by split; a video's parts stand together."""
+    shards: list[list[Part]] = []
+    for split in sorted({part.source.split or "" for part in parts}):
+        room: int | None = None  # a shard holds one split
+        here = [part for part in parts if (part.source.split or "") == split]
+        for part in sorted(here, key=lambda each: (each.parent, each.start_seconds)):
+            if room is None or part.estimated_bytes > room:
+                shards.append([])
+                room = SHARD_BYTES
+            shards[-1].append(part)
+            room -= part.estimated_bytes
+    return [
+        {"name": _name(place, held, profile), "parts": held}
+        for place, held in enumerate(shards, start=first)
+    ]
+
+
+def _name(place: int, held: Sequence[Part], profile: video.Profile) -> str:
+    """A name that tells other contents apart, so that an interrupted ingest finds its own."""
+    split = held[0].source.split or "all"
+    told = [RECORD_FORMAT, asdict(profile), [part.content for part in held]]
+    return f"{split}-{place:05d}-{digest(told)[:8]}.tar"

@@ -1,0 +1,169 @@
+"""One record from one part of a source: its video in the profile, packet index and sidecar.
+
+The decoding half runs in the jail and knows files only; the other half puts the row together.
+What goes wrong with a source is told in its row, never raised.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipmill import catalog as catalogs
+from clipmill import storage, video
+from clipmill.catalog import Catalog
+from clipmill.errors import ClipmillError, DataError
+from clipmill.ingest import jailed
+from clipmill.ingest.arrange import IN_SIDECAR, Part
+from clipmill.ingest.examine import SURE_SECONDS, told_of
+from clipmill.ingest.options import Options
+
+Made = tuple[dict[str, Any], dict[str, bytes]]  # catalog row, members by suffix
+
+
+class _Changed(ClipmillError):
+    """The file is not the one that was examined."""
+
+
+def make_piece(piece: Sequence[Part], options: Options) -> Iterator[Made]:
+    """Make the records of some parts, reading each source once."""
+    for _, group in groupby(piece, key=lambda part: part.source.name):
+        parts = list(group)
+        source, path = parts[0].source, ""
+        try:
+            with storage.local(source.path, source.offset, source.length) as path:
+                for part in parts:
+                    yield _make(part, path, options)
+        except (ClipmillError, OSError) as error:
+            for part in parts:
+                yield _fault(part, "read", told_of(error, path, source)), {}
+
+
+def _fault(part: Part, stage: str, reason: str) -> dict[str, Any]:
+    return {"key": part.key, "stage": stage, "reason": reason, **part.place}
+
+
+def _make(part: Part, path: str, options: Options) -> Made:
+    try:
+        if storage.stamp(part.source.path) != part.stamp:
+            raise _Changed("the file changed after it was looked at", todo="run it again")
+        told, blobs = jailed.call(
+            "make",
+            _asked(part, path, options),
+            seconds=SURE_SECONDS + options.seconds_a_second * part.duration_seconds,
+            memory_bytes=options.memory_bytes,
+        )
+        data = blobs[0] if blobs[0] else _unchanged(path, part)
+        if storage.stamp(part.source.path) != part.stamp:
+            raise _Changed("the file changed while it was read", todo="run it again")
+    except (ClipmillError, OSError) as error:
+        stage = "read" if isinstance(error, _Changed) else "decode"
+        return _fault(part, stage, told_of(error, path, part.source)), {}
+    if told["corrupt_frames"] > options.max_corrupt_frames:
+        reason = f"{told['corrupt_frames']} damaged frames; {'; '.join(told['faults'])}"
+        return _fault(part, "decode", reason), {}
+    return _finished(part, told, data, blobs[1])
+
+
+def _unchanged(path: str, part: Part) -> bytes:
+    """The file's own bytes, which are those that were examined."""
+    data = Path(path).read_bytes()
+    if hashlib.sha256(data).hexdigest() != part.sha256:
+        raise _Changed("the file changed while it was read", todo="run it again")
+    return data
+
+
+def _asked(part: Part, path: str, options: Options) -> dict[str, Any]:
+    return {
+        "path": path,
+        "profile": asdict(options.profile),
+        "check": options.check,
+        "start_seconds": part.start_seconds,
+        "end_seconds": part.end_seconds,
+        "spans": [asdict(span) for span in part.source.spans],
+        "boxes": [asdict(box) for box in part.source.boxes],
+    }
+
+
+def _finished(part: Part, told: dict[str, Any], data: bytes, index: bytes) -> Made:
+    facts = {name: told[name] for name in (
+        "duration_seconds", "frames", "frames_from", "fps", "width", "height", "has_audio",
+        "spans", "boxes", "suffix",
+    )}  # fmt: skip
+    sha256 = part.sha256 if told["unchanged"] else hashlib.sha256(data).hexdigest()
+    row = {**part.row, **facts, "sha256": sha256}
+    members = {told["suffix"]: data, "json": sidecar(row)}
+    return row, {**members, "idx": index} if index else members
+
+
+def sidecar(row: dict[str, Any]) -> bytes:
+    """What a record's JSON member tells any reader; where its source lay is not its matter."""
+    names = (*IN_SIDECAR, "spans", "boxes", "source_sha256", "start_seconds", "end_seconds")
+    return json.dumps({name: row[name] for name in names}, sort_keys=True).encode()
+
+
+def copied(part: Part, old: dict[str, Any], folder: str) -> Made:
+    """The record that is there already, with what is told of it now."""
+    catalog = Catalog(folder, catalogs.SCHEMA.empty_table(), {"classes": []})
+    members = {m["suffix"]: catalog.read(old, m["suffix"]) for m in old["members"]}
+    if hashlib.sha256(members[old["suffix"]]).hexdigest() != old["sha256"]:
+        shard = storage.join(folder, old["shard"])
+        raise DataError(
+            f"{shard}: {old['key']} is not as it was written", "a whole dataset",
+            "see `clipmill verify`, or ingest into another folder",
+        )  # fmt: skip
+    made = {name: old[name] for name in catalogs.SCHEMA.names if name not in part.row}
+    row = {**part.row, **made, "spans": old["spans"], "boxes": old["boxes"]}
+    return row, {**members, "json": sidecar(row)}
+
+
+def records(request: dict[str, Any]) -> jailed.Answer:
+    """Within the jail: make one record's video and index."""
+    path, times = request["path"], (request["start_seconds"], request["end_seconds"])
+    profile = video.Profile(**request["profile"])
+    data, made = video.transcode(
+        path, profile, start_seconds=times[0], end_seconds=times[1], check=request["check"]
+    )
+    index = video.index_of(data, made.source_times_seconds)
+    unchanged = profile.name == "keep" and _same(path, data)
+    told = {
+        **{name: getattr(made, name) for name in (
+            "duration_seconds", "frames", "frames_from", "fps", "width", "height", "has_audio",
+            "suffix", "corrupt_frames", "faults",
+        )},
+        "unchanged": unchanged,
+        "spans": _spans(request["spans"], made.source_times_seconds),
+        "boxes": _boxes(request["boxes"], made.source_times_seconds),
+    }  # fmt: skip
+    return told, [b"" if unchanged else data, index.packed() if index else b""]
+
+
+def _same(path: str, data: bytes) -> bool:
+    return Path(path).stat().st_size == len(data) and Path(path).read_bytes() == data
+
+
+def _spans(spans: list[dict[str, Any]], times: Any) -> list[dict[str, Any]]:
+    """Spans in seconds of the source as first and last frames of the record."""
+    told = []
+    for span in spans:
+        first = int(np.searchsorted(times, span["start_seconds"], "left"))
+        last = int(np.searchsorted(times, span["end_seconds"], "left")) - 1
+        if first <= last:
+            told.append({"label": span["label"], "first_frame": first, "last_frame": last})
+    return told
+
+
+def _boxes(boxes: list[dict[str, Any]], times: Any) -> list[dict[str, Any]]:
+    """Boxes at the frame that is shown at their moment."""
+    told = []
+    for box in boxes:
+        frame = int(np.searchsorted(times, box["seconds"] + 1e-6, "right")) - 1
+        if frame >= 0 and box["seconds"] <= times[-1] + 1:
+            kept = {name: value for name, value in box.items() if name != "seconds"}
+            told.append({"frame": frame, **kept})
+    return told

@@ -1,0 +1,50 @@
+"""The folder that an ingest writes to: nobody else's, held by one, and nothing half-written in it.
+
+Knows names of files, not what is in them.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+
+from clipmill import storage
+from clipmill.errors import DataError
+from clipmill.ingest import state
+from clipmill.ingest.arrange import SHARD_NAME
+from clipmill.ingest.write import RECEIPTS
+
+OURS = frozenset({RECEIPTS, ".held", "catalog.parquet", "dataset.json", state.SOURCES,
+                  state.QUARANTINE, state.FORGOTTEN})  # fmt: skip
+
+
+def check(out: str) -> None:
+    """Refuse a folder of something else: only what an ingest leaves may be there."""
+    if storage.is_remote(out) or not os.path.lexists(out):
+        return
+    if not os.path.isdir(out):
+        raise DataError(f"{out} is a file", "a folder to write to", "choose another --out")
+    names = set(os.listdir(out))
+    ours = set(OURS)
+    if names & {RECEIPTS, "dataset.json"}:
+        ours |= {n for n in names if SHARD_NAME.fullmatch(n) or re.fullmatch(r"\..+\.part", n)}
+    if strange := names - ours:
+        raise DataError(
+            f"{out} holds {min(strange)!r}, which is none of ours",
+            "an empty folder or a dataset",
+            "choose another --out",
+        )
+
+
+@contextlib.contextmanager
+def holding(out: str) -> Iterator[None]:
+    """Hold the folder; leave nothing half-written in it, and none that was made for nothing."""
+    fresh = not storage.exists(out)
+    with storage.holding(out, "clipmill ingest"):
+        storage.remove_parts(out)
+        try:
+            yield
+        finally:
+            storage.remove_parts(out)
+            if fresh and not storage.is_remote(out) and os.listdir(out) == [".held"]:
+                storage.remove_folder(out)

@@ -1,0 +1,69 @@
+"""What is known of an input video before it is opened: where it lies and what it shows.
+
+Plain data that travels as JSON between processes. Knows no layout and no video.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Span:
+    """A class that holds for a part of a video, in the video's own time."""
+
+    label: str
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where something is at one moment, as shares of the picture's width and height."""
+
+    seconds: float
+    x: float  # of the left edge
+    y: float  # of the upper edge
+    width: float
+    height: float
+    label: str | None = None
+    identity: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input video, or a part of one, or a member of someone's tar."""
+
+    path: str  # a local path or an URI; of the tar, if it is a member
+    label: str | None = None
+    split: str | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
+    licence: str | None = None
+    labels: tuple[str, ...] = ()  # where a video has several classes
+    identity: str | None = None
+    group: str | None = None  # what shares a group never parts between splits
+    start_seconds: float | None = None  # None: from its beginning
+    end_seconds: float | None = None  # None: to its end
+    spans: tuple[Span, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    member: str | None = None  # name within a tar, with where its bytes lie
+    offset: int | None = None
+    length: int | None = None
+    left_out: str = ""  # why its layout does not use it (counted as filtered)
+
+    @property
+    def name(self) -> str:
+        """The name that tells it from every other source, for ledgers and errors."""
+        inner = f"#{self.member}" if self.member else ""
+        if self.start_seconds is None and self.end_seconds is None:
+            return self.path + inner
+        end = "" if self.end_seconds is None else f"{self.end_seconds:g}"
+        return f"{self.path}{inner}@{self.start_seconds or 0:g}-{end}"
+
+
+def revived(plain: Mapping[str, Any]) -> Source:
+    """A source from plain data."""
+    spans = tuple(Span(**span) for span in plain.get("spans", ()))
+    boxes = tuple(Box(**box) for box in plain.get("boxes", ()))
+    labels = tuple(plain.get("labels", ()))
+    return Source(**{**plain, "spans": spans, "boxes": boxes, "labels": labels})

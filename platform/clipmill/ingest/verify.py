@@ -1,0 +1,66 @@
+"""Reads a dataset back and names each fault: tars, sizes, hashes, indexes, frames, the catalog.
+
+Writes nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from clipmill import catalog as catalogs
+from clipmill import shards, storage, video
+from clipmill.catalog import Catalog
+from clipmill.errors import DataError, VideoError
+from clipmill.ingest.arrange import SHARD_NAME
+
+Progress = Callable[[str, int, int], None]
+
+
+def verify(folder: str, *, deep: bool = False, progress: Progress | None = None) -> list[str]:
+    """Name each fault of a dataset; `deep` decodes every frame."""
+    catalog = catalogs.read(folder)
+    rows = catalog.table.to_pylist()
+    faults = _catalog_faults(catalog)
+    inside: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        inside[row["shard"]].append(row)
+    names = sorted(inside)
+    there = {storage.name_of(path) for path in storage.list_files(catalog.folder)}
+    strange = sorted(name for name in there - set(names) if SHARD_NAME.fullmatch(name))
+    faults += [f"{name}: none of its records is in the catalog" for name in strange]
+    for place, name in enumerate(names):
+        found = list(shards.faults(catalog.folder, name, inside[name]))
+        faults += found
+        if not found:
+            faults += [fault for row in inside[name] for fault in _frame_faults(catalog, row, deep)]
+        if progress:
+            progress("verifying shards", place + 1, len(names))
+    return faults
+
+
+def _catalog_faults(catalog: Catalog) -> list[str]:
+    faults = []
+    told = storage.read_json(storage.join(catalog.folder, "dataset.json"))
+    if catalog.digest != catalog.meta["digest"] or told["digest"] != catalog.digest:
+        faults.append("catalog.parquet is not the one that dataset.json tells")
+    faults += [
+        f"catalog.parquet: {key} was changed after it was written"
+        for key in catalogs.stale_digests(catalog.table)
+    ]
+    return faults
+
+
+def _frame_faults(catalog: Catalog, row: dict[str, Any], deep: bool) -> Iterator[str]:
+    numbers = range(row["frames"]) if deep else (0, row["frames"] - 1)
+    try:
+        data = catalog.read(row)
+        for at in range(0, len(numbers), 64):  # some at a time: a film does not fit in memory
+            video.decode_frames(data, list(numbers[at : at + 64]), short_side=32)
+        if any(member["suffix"] == "idx" for member in row["members"]):
+            told = catalog.read(row, "idx")
+            fresh = video.index_of(data, video.unpacked(told).scan.seconds)
+            older = told.startswith(b"clipmill index 1")  # which knows nothing of sound
+            if fresh is None or (fresh.packed() != told and not older):
+                yield f"{row['shard']}: {row['key']}.idx is not the index of its video"
+    except (DataError, VideoError) as error:
+        yield f"{row['shard']}: {row['key']}: {error}"

@@ -1,0 +1,51 @@
+"""Paths on local disks and object stores: list, read a range, put what becomes visible whole.
+
+A path is a plain string: a local path or a URI such as `s3://bucket/folder`. This package knows
+nothing of videos, tars or tables.
+"""
+
+from clipmill.storage.files import (
+    copy_range,
+    exists,
+    list_files,
+    local,
+    opened,
+    put,
+    put_json,
+    read,
+    read_json,
+    read_range,
+    remove,
+    remove_folder,
+    remove_parts,
+    stamp,
+    writing,
+)
+from clipmill.storage.hold import holding
+from clipmill.storage.places import absolute, below, is_remote, join, name_of, parent, store_of
+
+__all__ = [
+    "absolute",
+    "below",
+    "copy_range",
+    "exists",
+    "holding",
+    "is_remote",
+    "join",
+    "list_files",
+    "local",
+    "name_of",
+    "opened",
+    "parent",
+    "put",
+    "put_json",
+    "read",
+    "read_json",
+    "read_range",
+    "remove",
+    "remove_folder",
+    "remove_parts",
+    "stamp",
+    "store_of",
+    "writing",
+]
