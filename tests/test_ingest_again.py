@@ -268,3 +268,111 @@ def test_units_fill_the_tenths_without_parting() -> None:
     assert shares([6, *[1] * 6])[0] == "train", "a large unit does not go to test"
     assert sorted(set(shares([4, 4, 4]))) == ["test", "train", "val"]
     assert shares([5, 5]) == ["train", "train"] and shares([]) == []
+
+
+def test_a_commit_broken_off_between_its_files_is_healed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip(tmp_path / "a.mp4", 1)
+    clip(tmp_path / "b.mp4", 2)
+    data = tmp_path / "d"
+    rows = [{"path": "a.mp4", "label": "x"}, {"path": "b.mp4", "label": "y"}]
+    ingest.run(str(table(tmp_path / "t.csv", rows)), str(data))
+    source = table(tmp_path / "t.csv", [{**row, "label": f"new {row['label']}"} for row in rows])
+    put = ingest.state.put_table
+    for stop_at in range(3):  # quarantine, next memory, memory; the catalog is before the last
+        puts = iter(range(9))
+
+        def stop(path: str, told: Any, at: int = stop_at, count: Any = puts) -> None:
+            if next(count) == at:
+                raise KeyboardInterrupt
+            put(path, told)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ingest.state, "put_table", stop)
+            with pytest.raises(KeyboardInterrupt):
+                ingest.run(str(source), str(data))
+        catalog.load(str(data))
+    ingest.run(str(source), str(data))
+    assert {row["label"] for row in records(data)} == {"new x", "new y"}
+    assert as_fresh(source, data, tmp_path)
+
+
+def test_equal_parts_of_one_video_become_one_record(tmp_path: Path) -> None:
+    clip(tmp_path / "a.mp4", 1)
+    rows = [
+        {"path": "a.mp4", "start_seconds": "0.5", "end_seconds": end, "split": split}
+        for end, split in (("5", "train"), ("6", "test"), ("5", "train"))
+    ]
+    source = table(tmp_path / "t.csv", rows)
+    told = ingest.run(str(source), str(tmp_path / "d"))
+    assert adds_up(told) and (told["taken"], told["duplicates"], told["records"]) == (1, 2, 1)
+    assert [row["split"] for row in records(tmp_path / "d")] == ["test"]
+    assert ingest.verify(str(tmp_path / "d")) == []
+    assert ingest.run(str(source), str(tmp_path / "d"))["nothing_to_do"]
+    assert ingest.run(str(source), str(tmp_path / "cut"), CUTS)["records"] == 2
+    assert ingest.verify(str(tmp_path / "cut")) == []
+
+
+def test_what_was_mended_in_the_table_is_taken(tmp_path: Path) -> None:
+    clip(tmp_path / "a.mp4", 1)
+    shutil.copy(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    clip(tmp_path / "c.mp4", 2)
+    told = []
+    for label in ("y", "x", ""):
+        rows = [
+            {"path": f"{n}.mp4", "label": name}
+            for n, name in zip("abc", ("x", label, "z"), strict=True)
+        ]
+        source = table(tmp_path / "t.csv", rows)
+        counts = ingest.run(str(source), str(tmp_path / "d"))
+        told.append((counts["taken"], counts["quarantined"], counts["duplicates"]))
+    assert told == [(1, 2, 0), (2, 0, 1), (2, 0, 1)]
+
+
+def test_a_stated_split_holds_for_the_group(tmp_path: Path) -> None:
+    rows = []
+    for number in range(6):
+        clip(tmp_path / f"{number}.mp4", number)
+        rows.append({"path": f"{number}.mp4", "group": "g", "split": "" if number else "test"})
+    ingest.run(str(table(tmp_path / "t.csv", rows)), str(tmp_path / "d"))
+    assert {row["split"] for row in records(tmp_path / "d")} == {"test"}
+
+
+def test_damage_that_is_allowed_later_is_taken_later(tmp_path: Path) -> None:
+    from test_ingest import damaged
+
+    heap(tmp_path / "v", {"a": 2})
+    damaged(tmp_path / "v" / "a" / "bad.mp4", 8)
+    loose = Options(max_corrupt_frames=99)
+    for options, taken in ((Options(), 2), (loose, 3), (Options(), 2)):
+        assert ingest.run(str(tmp_path / "v"), str(tmp_path / "d"), options)["taken"] == taken
+        assert as_fresh(tmp_path / "v", tmp_path / "d", tmp_path, options)
+
+
+def test_words_that_are_no_unicode_are_a_row_in_the_ledger(tmp_path: Path) -> None:
+    clip(tmp_path / "a.mp4", 1)
+    clip(tmp_path / "b.mp4", 2)
+    rows = ['{"path": "a.mp4", "label": "\\ud83d"}', '{"path": "b.mp4", "label": "x"}']
+    (tmp_path / "t.jsonl").write_text("\n".join(rows))
+    assert ingest.run(str(tmp_path / "t.jsonl"), str(tmp_path / "d"))["quarantined"] == 1
+    assert "no Unicode" in ledger(tmp_path / "d")["a.mp4"][1]
+
+
+def test_counts_and_ledger_know_what_was_forgotten(data: Path) -> None:
+    api.forget(str(data), [records(data)[0]["key"]])
+    counts = catalog.load(str(data)).meta["counts"]
+    assert (counts["taken"], counts["quarantined"], counts["records"]) == (11, 1, 11)
+    assert [stage for stage, _ in ledger(data).values()] == ["forgotten"]
+    assert {p.name for p in data.glob("*.tar")} == {row["shard"] for row in records(data)}
+
+
+def test_what_was_not_taken_does_not_make_work_again(source: Path, tmp_path: Path) -> None:
+    (source / "a" / "bad.mp4").write_text("no video")
+    shutil.copy(source / "a" / "00.mp4", source / "a" / "same.mp4")
+    for nothing in (False, True, True):
+        told = ingest.run(str(source), str(tmp_path / "d"))
+        assert told["nothing_to_do"] is nothing and (told["quarantined"], told["duplicates"]) == (
+            1,
+            1,
+        )

@@ -168,7 +168,7 @@ def test_a_decoder_that_takes_too_long_is_stopped(
 
     part = arrange.parts_of([examine(Source(str(tmp_path / "v.mp4")), options)], options)[0]
     [(row, members)] = make.make_piece([part], options)
-    assert not members and row["stage"] == "decode" and "took more than" in row["reason"]
+    assert not members and row["stage"] == "limits" and "took more than" in row["reason"]
 
 
 # --- kills

@@ -208,7 +208,7 @@ def maybe_label() -> st.SearchStrategy[str | None]:
 def as_row(source: Source) -> dict[str, Any]:
     """The row of a table that tells what a source holds."""
     plain = asdict(source)
-    for inner in ("name", "member", "offset", "length", "left_out"):
+    for inner in ("name", "member", "offset", "length", "left_out", "repeat"):
         plain.pop(inner, None)
     extra = {"speed": None, "größe": None, **plain.pop("attributes")}
     return {**plain, **extra}
@@ -286,7 +286,7 @@ def test_a_row_for_each_part_of_a_video(tmp_path: Path) -> None:
     text = "path,start_seconds,end_seconds,label\na.mp4,0,1.5,x\na.mp4,1.5,,y\nb.mp4,,2,x\n"
     grow(tmp_path, {"t.csv": text})
     names = [storage.name_of(each.name) for each in read(tmp_path / "t.csv").sources]
-    assert names == ["a.mp4@0-1.5", "a.mp4@1.5-", "b.mp4@0-2"]
+    assert names == ["a.mp4@0-1.5", "a.mp4@1.5-", "b.mp4@0-2.0"]
 
 
 BAD_ROWS = [

@@ -117,10 +117,12 @@ def forget(data: str, keys: Sequence[str], *, folder: str = "runs", tracking: st
     from clipmill import ingest as ingests
     from clipmill import track
 
-    done = ingests.forget(data, keys)
-    digests = done.pop("digests")
     uri = track.uri_of(tracking, folder)
     is_there = not uri.startswith("sqlite:///") or os.path.exists(uri.removeprefix("sqlite:///"))
+    if is_there:
+        track.trained_on(uri, ())  # what cannot be asked is told before anything is removed
+    done = ingests.forget(data, keys)
+    digests = done.pop("digests")
     trained = track.trained_on(uri, digests) if is_there else {"runs": [], "versions": []}
     return {**done, **trained}
 

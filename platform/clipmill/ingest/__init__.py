@@ -66,21 +66,22 @@ class _Ingest:
         """Examine, arrange, write what is missing, and commit."""
         found = state.read(self.out)
         self._check_same(found)
-        looked = self._examined(listing.sources, found)
+        looked = self._examined(sources.told_apart(listing.sources), found)
         sides = arrange.sort_out(_remembering(each, found) for each in looked)
         parts = self._parts(sides)
-        known = found.faults
+        known = {part.key: fault for part in parts if (fault := found.fault(part))}
         wanted = [part for part in parts if part.key not in known]
         change = changes(wanted, found)
         self._refuse_loss(change, found)
         made, faults = self._written(change, found)
-        faults |= {p.key: known[p.key] for p in parts if p.key in known}
+        faults |= known
         rows = {**change.kept, **made}
         if not rows:
             self._leave_nothing()
             raise _none_taken(len(listing.sources), sides, faults)
         outcome = _outcome(sides, parts, faults)
-        return self._commit(listing, outcome, rows, change, found)
+        names = {each.source.name: each for each in looked}
+        return self._commit(listing, outcome, rows, change, found, names)
 
     def _parts(self, sides: Sorted) -> list[Part]:
         parts = arrange.parts_of(sides.taken, self.options)
@@ -162,7 +163,8 @@ class _Ingest:
         storage.put_json(storage.join(self.out, RECEIPTS, "begun.json"), {"source": self.root})
         self._use_ray()
         rows = self._write_shards(plan, change)
-        good = {row["key"]: row for row in rows if row["members"]}
+        parts = {part.key: part for part in change.parts}  # receipts may be of an earlier run
+        good = {r["key"]: {**r, **parts[r["key"]].row} for r in rows if r["members"]}
         names = (*state.LEDGER_SCHEMA.names,)
         bad = [row for row in rows if not row["members"]]
         return good, {row["key"]: {name: row.get(name) for name in names} for row in bad}
@@ -196,10 +198,11 @@ class _Ingest:
         rows: dict[str, Row],
         change: Change,
         found: State,
+        looked: dict[str, Examined],
     ) -> dict[str, Any]:
         """Write ledger, memory and catalog, in this order; then remove what is no longer needed."""
         look = state.look_of(self.options)
-        memory = state.sources_table(outcome, found, look)
+        memory = state.sources_table(outcome, found, look, looked)
         table = catalogs.with_digests(_table(rows))
         counts = {
             "sources": len(listing.sources),
@@ -228,15 +231,20 @@ class _Ingest:
         state.put_table(
             storage.join(self.out, state.QUARANTINE), state.ledger_table(outcome.ledger)
         )
-        state.put_table(storage.join(self.out, state.SOURCES), memory)
-        history = [*found.meta.get("history", ()), catalogs.digest_of(table)]
+        digest = catalogs.digest_of(table)
+        memory = state.tagged(memory, digest)
+        # The memory that fits the catalog is there whenever this is broken off.
+        state.put_table(storage.join(self.out, RECEIPTS, state.SOURCES), memory)
+        history = [*found.meta.get("history", ()), digest]
         catalogs.save(self.out, table, {**meta, "history": history})
+        state.put_table(storage.join(self.out, state.SOURCES), memory)
 
     def _clean(self, names: set[str]) -> None:
         """Remove shards that no record is in, and all that only a broken-off ingest needs."""
         for path in storage.list_files(self.out):
             name = storage.name_of(path)
-            if SHARD_NAME.fullmatch(name) and name not in names:
+            ours = SHARD_NAME.fullmatch(name) and path == storage.join(self.out, name)
+            if ours and name not in names:
                 storage.remove(path)
         storage.remove_folder(storage.join(self.out, RECEIPTS))
 
@@ -270,8 +278,7 @@ def _remembering(each: Examined, found: State) -> Examined:
     """A source without what was forgotten of it; quarantined where nothing else is left."""
     left = tuple(piece for piece in each.pieces if not _gone(each, piece, found))
     if each.pieces and not left:
-        reason = "it was forgotten: forgotten.json holds its content's hash"
-        return replace(each, stage="forgotten", reason=reason)
+        return replace(each, stage="forgotten", reason=state.FORGOTTEN_REASON)
     return replace(each, pieces=left)
 
 
@@ -288,10 +295,11 @@ def _outcome(sides: Sorted, parts: Sequence[Part], faults: dict[str, Row]) -> Ou
     bad: dict[str, dict[str, Row]] = defaultdict(dict)
     for part in parts:
         if part.key in faults:
-            bad[part.source.name][part.key] = faults[part.key]
+            bad[part.source.name][part.key] = {**faults[part.key], **part.place}
         else:
             good[part.source.name].append(part)
-    return Outcome(sides, dict(good), dict(bad))
+    marks = {part.key: part.marks for part in parts if part.key in faults}
+    return Outcome(sides, dict(good), dict(bad), marks)
 
 
 def _table(rows: dict[str, Row]) -> pa.Table:
@@ -327,12 +335,12 @@ def _warnings(outcome: Outcome) -> list[str]:
     unsplit = sum(each.source.split is None for each in outcome.sides.taken)
     crossed = sum(o.source.split != kept.source.split for o, kept in outcome.sides.duplicates)
     lost = outcome.counts()["quarantined"]
-    parts = len(outcome.ledger) - lost
+    parts = sum(len(faults) for name, faults in outcome.faults.items() if name in outcome.good)
     told = [
         (unsplit, f"{unsplit} videos state no split: 80/10/10 by content within each class"),
         (crossed, f"{crossed} videos are in another split too: kept in test, val, train in turn"),
         (lost, f"{lost} videos were not taken: quarantine.parquet tells why"),
-        (max(0, parts), f"{parts} parts of videos were not taken: quarantine.parquet tells why"),
+        (parts, f"{parts} parts of videos were not taken: quarantine.parquet tells why"),
     ]
     return [text for count, text in told if count > 0]
 

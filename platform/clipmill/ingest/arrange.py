@@ -17,6 +17,7 @@ import pyarrow as pa
 from clipmill import catalog as catalogs
 from clipmill import video
 from clipmill.catalog import Catalog
+from clipmill.errors import UsageError
 from clipmill.ingest import near
 from clipmill.ingest.examine import Examined, Piece
 from clipmill.ingest.options import Options
@@ -27,6 +28,7 @@ SHARD_BYTES = 256 << 20
 SHARD_NAME = re.compile(r"(train|val|test|all)-\d{5,}-[0-9a-f]{8}\.tar")
 RECORD_FORMAT = 2  # in the names of shards: an older one's shards are not taken for these
 IN_SIDECAR = ("label", "labels", "split", "licence", "identity", "group", "attributes")
+NO_LABEL: tuple[None, tuple[str, ...]] = (None, ())
 SPLIT_PRIORITY = ("test", "val", "train")  # the same content in two splits stays in the first
 
 
@@ -44,6 +46,7 @@ class Part:
     measures: dict[str, Any] = field(default_factory=dict)
     near: str | None = None
     estimated_bytes: int = 0
+    making: tuple[int, bool] = (0, False)  # damage that is allowed, and whether all is decoded
 
     @property
     def whole(self) -> bool:
@@ -88,7 +91,7 @@ class Part:
     def marks(self) -> str:
         """Hash of what is told of moments in it; where that changes, it is made anew."""
         told = [*map(asdict, self.source.spans), *map(asdict, self.source.boxes)]
-        return digest(told)
+        return digest([told, self.making])
 
     @property
     def content(self) -> str:
@@ -105,7 +108,8 @@ class Part:
 def revived(plain: Mapping[str, Any]) -> Part:
     """A part from plain data."""
     source, stamp = revived_source(plain["source"]), tuple(plain["stamp"])
-    return Part(**{**plain, "source": source, "stamp": stamp})
+    making = tuple(plain["making"])
+    return Part(**{**plain, "source": source, "stamp": stamp, "making": making})
 
 
 def _key(sha256: str, span: str) -> str:
@@ -137,15 +141,15 @@ def sort_out(examined: Iterable[Examined]) -> Sorted:
         elif each.reason:
             sides.quarantined.append(each)
         else:
-            source = each.source
-            groups[each.sha256, source.start_seconds, source.end_seconds].append(each)
+            bounds = (piece.start_seconds for piece in each.pieces)
+            groups[each.sha256, each.pieces[-1].end_seconds, *bounds].append(each)
     for group in groups.values():
         _sort_group(group, sides)
     return sides
 
 
 def _sort_group(group: list[Examined], sides: Sorted) -> None:
-    labels = {(each.source.label, each.source.labels) for each in group}
+    labels = {(each.source.label, each.source.labels) for each in group} - {NO_LABEL}
     if len(labels) > 1:
         names = sorted({", ".join(more) or str(one) for one, more in labels})
         told = f"the same content is labelled {', '.join(names)}"
@@ -156,15 +160,21 @@ def _sort_group(group: list[Examined], sides: Sorted) -> None:
     sides.duplicates.extend((other, kept) for other in others)
 
 
-def _priority(each: Examined) -> tuple[int, str]:
+def _priority(each: Examined) -> tuple[bool, int, str]:
     split = each.source.split
-    return (SPLIT_PRIORITY.index(split) if split in SPLIT_PRIORITY else 3, each.source.name)
+    unlabelled = (each.source.label, each.source.labels) == NO_LABEL
+    place = SPLIT_PRIORITY.index(split) if split in SPLIT_PRIORITY else len(SPLIT_PRIORITY)
+    return (unlabelled, place, each.source.name)
 
 
 def parts_of(taken: Sequence[Examined], options: Options) -> list[Part]:
     """All records that the taken sources make, near-duplicates named."""
-    pairs = [(each, piece) for each in taken for piece in each.pieces]
-    parts = [_part(each, piece, options) for each, piece in pairs]
+    first = sorted(taken, key=_priority)
+    made = (_part(each, piece, options) for each in first for piece in each.pieces)
+    by_key: dict[str, Part] = {}
+    for part in made:  # spans that overlap may be cut into equal parts
+        by_key.setdefault(part.key, part)
+    parts = sorted(by_key.values(), key=lambda part: (part.source.name, part.start_seconds))
     return _with_near(parts) if "phash" in options.measures else parts
 
 
@@ -173,6 +183,7 @@ def _part(each: Examined, piece: Piece, options: Options) -> Part:
         each.source, each.stamp, each.sha256, piece.start_seconds, piece.end_seconds,
         piece.duration_seconds, each.facts, piece.measures,
         estimated_bytes=_estimated_bytes(each, piece, options.profile),
+        making=(options.max_corrupt_frames, options.check),
     )  # fmt: skip
 
 
@@ -202,6 +213,13 @@ def selected(parts: Sequence[Part], where: str | None, profile: video.Profile) -
     """The parts that fulfil a filter, by what is known of them before they are made."""
     if not where:
         return list(parts)
+    unsplit = any(part.source.split is None for part in parts)
+    if unsplit and re.search(r"\bsplit\b", where):
+        raise UsageError(
+            f"the filter {where!r}",
+            "columns that are known",
+            "no split is stated: filter in the recipe",
+        )
     rows = [{**part.row, **_foreseen(part, profile)} for part in parts]
     table = pa.Table.from_pylist(
         [{name: row.get(name) for name in catalogs.SCHEMA.names} for row in rows],
@@ -228,11 +246,15 @@ def with_splits(parts: Sequence[Part]) -> list[Part]:
 
     What belongs together (a video's parts, a group, near-duplicates) never parts.
     """
-    units = _units([part for part in parts if not part.source.split])
     by_class: dict[str, list[list[Part]]] = defaultdict(list)
-    for unit in units:
-        by_class[min(part.source.label or "" for part in unit)].append(unit)
     given: dict[str, str] = {}
+    for unit in _units(parts):
+        stated = {part.source.split for part in unit}
+        known = next((split for split in SPLIT_PRIORITY if split in stated), None)
+        if known:
+            given.update((part.key, known) for part in unit)
+        else:
+            by_class[min(part.source.label or "" for part in unit)].append(unit)
     for group in by_class.values():
         group.sort(key=lambda unit: min(part.sha256 for part in unit))
         for unit, split in zip(group, _shares([len(unit) for unit in group]), strict=True):

@@ -5,6 +5,7 @@ Runs in the jail: whatever a file does to a decoder, one source is quarantined. 
 
 import hashlib
 import itertools
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from clipmill.errors import ClipmillError, UsageError
 from clipmill.ingest import jailed, sources
 from clipmill.ingest.options import Options
 from clipmill.ingest.sources import Source
+from clipmill.jail import JailError
 
 SURE_SECONDS = 120.0  # that any look may take, on the busiest machine
 SLOWEST_BYTES_A_SECOND = 200_000
@@ -62,6 +64,8 @@ def examine(source: Source, options: Options) -> Examined:
     """Hash, probe, cut and measure one source; what cannot be taken is told, not raised."""
     if printable(source.name) != source.name:
         return Examined(source, stage="name", reason="its name is not UTF-8: rename it")
+    if not _is_text(source):
+        return Examined(source, stage="name", reason="what is told of it is no Unicode: mend it")
     try:
         stamp = storage.stamp(source.path)
     except ClipmillError as error:
@@ -79,7 +83,8 @@ def examine(source: Source, options: Options) -> Examined:
                 memory_bytes=options.memory_bytes,
             )[0]
     except (ClipmillError, OSError) as error:
-        return Examined(source, stamp, sha256, stage=stage, reason=told_of(error, path, source))
+        reason = told_of(error, path, source)
+        return Examined(source, stamp, sha256, stage=stage_of(error, stage), reason=reason)
     pieces = tuple(Piece(**piece) for piece in told["pieces"])
     return Examined(source, stamp, sha256, told["facts"], pieces)
 
@@ -90,6 +95,19 @@ def _asked(source: Source, options: Options) -> dict[str, Any]:
         "end_seconds": source.end_seconds,
         **options.look,
     }
+
+
+def _is_text(source: Source) -> bool:
+    try:
+        json.dumps(asdict(source), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def stage_of(error: Exception, stage: str) -> str:
+    """The stage of a fault; limits are a stage of their own, as they may be set higher."""
+    return "limits" if isinstance(error, JailError) and error.cause != "crash" else stage
 
 
 def told_of(error: Exception, path: str, source: Source) -> str:

@@ -14,8 +14,10 @@ from clipmill import shards, storage
 from clipmill.catalog import Catalog
 from clipmill.errors import DataError
 from clipmill.ingest import state
-from clipmill.ingest.arrange import digest
-from clipmill.ingest.state import Row, State
+from clipmill.ingest.arrange import SHARD_NAME
+from clipmill.ingest.arrange import digest as digest_of_plain
+from clipmill.ingest.state import FORGOTTEN_REASON, Row, State
+from clipmill.ingest.write import RECEIPTS
 
 
 def forget(folder: str, keys: Sequence[str]) -> dict[str, Any]:
@@ -23,19 +25,29 @@ def forget(folder: str, keys: Sequence[str]) -> dict[str, Any]:
     folder = storage.absolute(folder)
     with storage.holding(folder, "clipmill forget"):
         found = state.read(folder)
+        _remove_strays(found)  # a forget or ingest that was broken off may have left bytes
         gone = [_row(found, key) for key in dict.fromkeys(keys)]
         since = min(_since(found, row) for row in gone)
         _put_tombstones(found, gone)
         rows = _rewritten(found, {row["key"] for row in gone})
         _save(found, rows, {row["source"] for row in gone})
-        for name in {row["shard"] for row in gone}:
-            storage.remove(storage.join(folder, name))
+        _remove_strays(state.read(folder))
     return {
         "data": folder,
         "forgotten": [{name: row[name] for name in ("key", "source", "split", "label")} for row in gone],
         "records": len(rows),
         "digests": found.meta["history"][since:],
     }  # fmt: skip
+
+
+def _remove_strays(found: State) -> None:
+    """Remove shards that no record of the catalog is in."""
+    known = {row["shard"] for row in found.rows.values()}
+    for path in storage.list_files(found.folder):
+        name = storage.name_of(path)
+        ours = SHARD_NAME.fullmatch(name) and path == storage.join(found.folder, name)
+        if ours and name not in known:
+            storage.remove(path)
 
 
 def _row(found: State, key: str) -> Row:
@@ -80,7 +92,7 @@ def _rewritten(found: State, gone: set[str]) -> list[Row]:
 
 
 def _name(old: str, number: int, left: Sequence[Row]) -> str:
-    told = digest(["forget", [[row["key"], row["sha256"]] for row in left]])
+    told = digest_of_plain(["forget", [[row["key"], row["sha256"]] for row in left]])
     return f"{old.split('-')[0]}-{number:05d}-{told[:8]}.tar"
 
 
@@ -98,18 +110,46 @@ def _moved(found: State, left: Sequence[Row], name: str) -> list[Row]:
 
 
 def _save(found: State, rows: list[Row], names: set[str]) -> None:
-    memory = []
+    keys = {row["key"] for row in rows}
+    memory, lost = [], []
     for source in found.sources.values():
         contents = json.loads(source["contents"])
-        kept = {key: told for key, told in contents.items() if any(r["key"] == key for r in rows)}
-        lost = source["source"] in names and not kept
-        memory.append({
-            **source, "contents": json.dumps(kept),
-            "side": "quarantined" if lost else source["side"],
-        })  # fmt: skip
-    path = storage.join(found.folder, state.SOURCES)
-    state.put_table(path, pa.Table.from_pylist(memory, schema=state.SOURCES_SCHEMA))
+        kept = {key: told for key, told in contents.items() if key in keys}
+        if source["source"] in names and not kept:
+            source = {**source, "side": "quarantined"}
+            lost.append(source)
+        memory.append({**source, "contents": json.dumps(kept)})
+    _put_ledger(found, lost)
     rows = sorted(rows, key=lambda row: (row["shard"], row["members"][0]["offset"]))
     table = catalogs.with_digests(pa.Table.from_pylist(rows, schema=catalogs.SCHEMA))
-    history = [*found.meta["history"], catalogs.digest_of(table)]
-    catalogs.save(found.folder, table, {**found.meta, "history": history})
+    digest = catalogs.digest_of(table)
+    meta = {**found.meta, "history": [*found.meta["history"], digest],
+            "counts": _counts(found, rows, len(lost))}  # fmt: skip
+    told = state.tagged(pa.Table.from_pylist(memory, schema=state.SOURCES_SCHEMA), digest)
+    state.put_table(storage.join(found.folder, RECEIPTS, state.SOURCES), told)
+    catalogs.save(found.folder, table, meta)
+    state.put_table(storage.join(found.folder, state.SOURCES), told)
+    storage.remove_folder(storage.join(found.folder, RECEIPTS))
+
+
+def _put_ledger(found: State, lost: Sequence[Row]) -> None:
+    new = [
+        {name: source[name] for name in ("source", "source_sha256")}
+        | {"stage": "forgotten", "reason": FORGOTTEN_REASON}
+        for source in lost
+    ]
+    old = catalogs.quarantine(found.folder).to_pylist()
+    ledger = sorted([*old, *new], key=lambda row: str(row["source"]))
+    state.put_table(storage.join(found.folder, state.QUARANTINE), state.ledger_table(ledger))
+
+
+def _counts(found: State, rows: Sequence[Row], lost: int) -> dict[str, Any]:
+    counts = found.meta["counts"]
+    return {
+        **counts,
+        "taken": counts["taken"] - lost,
+        "quarantined": counts["quarantined"] + lost,
+        "records": len(rows),
+        "shards": len({row["shard"] for row in rows}),
+        "bytes": sum(m["length"] for row in rows for m in row["members"]),
+    }

@@ -20,7 +20,7 @@ from clipmill.catalog import Catalog
 from clipmill.errors import ClipmillError, DataError
 from clipmill.ingest import jailed
 from clipmill.ingest.arrange import IN_SIDECAR, Part
-from clipmill.ingest.examine import SURE_SECONDS, told_of
+from clipmill.ingest.examine import SURE_SECONDS, stage_of, told_of
 from clipmill.ingest.options import Options
 
 Made = tuple[dict[str, Any], dict[str, bytes]]  # catalog row, members by suffix
@@ -62,7 +62,7 @@ def _make(part: Part, path: str, options: Options) -> Made:
         if storage.stamp(part.source.path) != part.stamp:
             raise _Changed("the file changed while it was read", todo="run it again")
     except (ClipmillError, OSError) as error:
-        stage = "read" if isinstance(error, _Changed) else "decode"
+        stage = "read" if isinstance(error, _Changed) else stage_of(error, "decode")
         return _fault(part, stage, told_of(error, path, part.source)), {}
     if told["corrupt_frames"] > options.max_corrupt_frames:
         reason = f"{told['corrupt_frames']} damaged frames; {'; '.join(told['faults'])}"

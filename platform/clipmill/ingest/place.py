@@ -20,11 +20,9 @@ OURS = frozenset({RECEIPTS, ".held", "catalog.parquet", "dataset.json", state.SO
 
 def check(out: str) -> None:
     """Refuse a folder of something else: only what an ingest leaves may be there."""
-    if storage.is_remote(out) or not os.path.lexists(out):
-        return
-    if not os.path.isdir(out):
+    if not storage.is_remote(out) and os.path.lexists(out) and not os.path.isdir(out):
         raise DataError(f"{out} is a file", "a folder to write to", "choose another --out")
-    names = set(os.listdir(out))
+    names = _names(out)
     ours = set(OURS)
     if names & {RECEIPTS, "dataset.json"}:
         ours |= {n for n in names if SHARD_NAME.fullmatch(n) or re.fullmatch(r"\..+\.part", n)}
@@ -34,6 +32,14 @@ def check(out: str) -> None:
             "an empty folder or a dataset",
             "choose another --out",
         )
+
+
+def _names(out: str) -> set[str]:
+    """What lies in the folder, without what lies deeper."""
+    if storage.is_remote(out):
+        there = storage.list_files(out) if storage.exists(out) else ()
+        return {storage.below(path, out).split("/")[0] for path in there}
+    return set(os.listdir(out)) if os.path.isdir(out) else set()
 
 
 @contextlib.contextmanager

@@ -3,8 +3,8 @@
 Plain data that travels as JSON between processes. Knows no layout and no video.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -50,15 +50,26 @@ class Source:
     offset: int | None = None
     length: int | None = None
     left_out: str = ""  # why its layout does not use it (counted as filtered)
+    repeat: int = 0  # how often the same was listed before
 
     @property
     def name(self) -> str:
         """The name that tells it from every other source, for ledgers and errors."""
-        inner = f"#{self.member}" if self.member else ""
-        if self.start_seconds is None and self.end_seconds is None:
-            return self.path + inner
-        end = "" if self.end_seconds is None else f"{self.end_seconds:g}"
-        return f"{self.path}{inner}@{self.start_seconds or 0:g}-{end}"
+        name = f"{self.path}#{self.member}" if self.member else self.path
+        if self.start_seconds is not None or self.end_seconds is not None:
+            end = "" if self.end_seconds is None else self.end_seconds
+            name += f"@{self.start_seconds or 0}-{end}"
+        return f"{name} ({self.repeat + 1})" if self.repeat else name
+
+
+def told_apart(sources: Iterable[Source]) -> list[Source]:
+    """Number those that are listed more than once."""
+    seen: dict[str, int] = {}
+    apart = []
+    for source in sources:
+        count = seen[source.name] = seen.get(source.name, -1) + 1
+        apart.append(replace(source, repeat=count) if count else source)
+    return apart
 
 
 def revived(plain: Mapping[str, Any]) -> Source:

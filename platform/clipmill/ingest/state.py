@@ -4,9 +4,11 @@
 must never come back. Knows files and rows, not how records are made.
 """
 
+import functools
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -34,7 +36,9 @@ LEDGER_SCHEMA = pa.schema([
     ("source", pa.string()), ("source_sha256", pa.string()), ("stage", pa.string()),
     ("reason", pa.string()), ("start_seconds", pa.float64()), ("end_seconds", pa.float64()),
 ])  # fmt: skip
-PASSING_STAGES = {"read"}  # faults that may be gone when it is tried again
+FORGOTTEN_REASON = "it was forgotten: forgotten.json holds its content's hash"
+SAME_SECONDS = 1e-6
+PASSING_STAGES = {"read", "limits"}  # faults that may be gone when it is tried again
 
 Row = dict[str, Any]
 
@@ -57,9 +61,13 @@ class State:
             told.update(json.loads(row["contents"]))
         return told
 
-    @property
-    def faults(self) -> dict[str, Row]:
-        """Ledger rows of the parts that could not be made, by key."""
+    def fault(self, part: Part) -> Row | None:
+        """Ledger row of a part that could not be made, and would fail again."""
+        told = self._faults.get(part.key)
+        return {**told, **part.place} if told and told["marks"] == part.marks else None
+
+    @functools.cached_property
+    def _faults(self) -> dict[str, Row]:
         told: dict[str, Row] = {}
         for row in self.sources.values():
             told.update(json.loads(row["faults"]))
@@ -86,11 +94,26 @@ class State:
         """Tell whether any of its content was forgotten."""
         end = part.start_seconds + part.duration_seconds
         return any(
-            row["source_sha256"] == part.sha256
-            and part.start_seconds < (row["end_seconds"] or float("inf"))
-            and row["start_seconds"] < end
-            for row in self.forgotten
+            part.start_seconds + SAME_SECONDS < (row["end_seconds"] or float("inf"))
+            and row["start_seconds"] + SAME_SECONDS < end
+            for row in self._tombstones.get(part.sha256, ())
         )
+
+    @functools.cached_property
+    def _tombstones(self) -> dict[str, list[Row]]:
+        by_content: dict[str, list[Row]] = defaultdict(list)
+        for row in self.forgotten:
+            by_content[row["source_sha256"]].append(row)
+        return by_content
+
+    @functools.cached_property
+    def since(self) -> dict[str, int]:
+        """In which catalog each content was first."""
+        told: dict[str, int] = {}
+        for row in self.sources.values():
+            content = row["source_sha256"] or row["source"]
+            told[content] = min(row["since"], told.get(content, row["since"]))
+        return told
 
 
 def read(folder: str) -> State:
@@ -100,16 +123,37 @@ def read(folder: str) -> State:
         return State(folder, forgotten=forgotten)
     catalog = catalogs.load(folder)
     rows = {row["key"]: row for row in catalog.table.to_pylist()}
-    path = storage.join(folder, SOURCES)
-    if not storage.exists(path):
+    path = _memory_path(folder, catalog.meta["digest"])
+    if path is None:
         raise DataError(
             f"{folder} was written by an older clipmill and has no {SOURCES}",
             "a dataset that remembers its sources",
             "ingest into another folder",
         )
-    store, inner = storage.store_of(path)
-    sources = {row["source"]: row for row in pq.read_table(inner, filesystem=store).to_pylist()}
+    sources = {row["source"]: row for row in _read_table(path).to_pylist()}
     return State(folder, catalog.meta, rows, sources, forgotten)
+
+
+def _read_table(path: str) -> pa.Table:
+    store, inner = storage.store_of(path)
+    return pq.read_table(inner, filesystem=store)
+
+
+def _memory_path(folder: str, catalog_digest: str) -> str | None:
+    """The memory that belongs to the catalog; a broken-off commit may have left the next one."""
+    paths = [storage.join(folder, SOURCES), storage.join(folder, RECEIPTS, SOURCES)]
+    there = [path for path in paths if storage.exists(path)]
+    for path in there:
+        store, inner = storage.store_of(path)
+        about = pq.read_schema(inner, filesystem=store).metadata or {}
+        if about.get(b"catalog") == catalog_digest.encode():
+            return path
+    return None
+
+
+def tagged(memory: pa.Table, catalog_digest: str) -> pa.Table:
+    """A memory that tells which catalog it belongs to."""
+    return memory.replace_schema_metadata({b"catalog": catalog_digest.encode()})
 
 
 def _forgotten(folder: str) -> tuple[Row, ...]:
@@ -130,6 +174,7 @@ class Outcome:
     sides: Sorted
     good: dict[str, list[Part]]  # parts that are records, by the name of their source
     faults: dict[str, dict[str, Row]]  # ledger rows by key, by the name of their source
+    marks: dict[str, str]  # of the parts that failed, by key
 
     def side(self, name: str) -> str:
         """The side of a source that was not sorted out before its parts were made."""
@@ -157,7 +202,9 @@ class Outcome:
         }
 
 
-def sources_table(outcome: Outcome, state: State, look: str) -> pa.Table:
+def sources_table(
+    outcome: Outcome, state: State, look: str, looked: Mapping[str, Examined]
+) -> pa.Table:
     """One row a source: what it was when looked at, and what became of it."""
     sides = outcome.sides
     rows = [
@@ -167,9 +214,10 @@ def sources_table(outcome: Outcome, state: State, look: str) -> pa.Table:
         *(_row(each, "duplicate", outcome, look, kept.source.name) for each, kept in sides.duplicates),
     ]  # fmt: skip
     for row in rows:
-        old = state.sources.get(row["source"])
-        same = old and old["side"] == row["side"] and old["source_sha256"] == row["source_sha256"]
-        row["since"] = old["since"] if old and same else state.generation
+        each = looked.get(row["source"])  # as it was seen, before it was sorted out
+        row["examined"] = json.dumps(each.plain()) if each else ""
+        content = row["source_sha256"] or row["source"]
+        row["since"] = state.since.get(content, state.generation)
     rows.sort(key=lambda row: str(row["source"]))
     return pa.Table.from_pylist(rows, schema=SOURCES_SCHEMA)
 
@@ -179,11 +227,12 @@ def _row(
 ) -> Row:
     name = each.source.name
     parts = outcome.good.get(name, ()) if duplicate_of is None else ()
-    faults = outcome.faults.get(name, {}) if duplicate_of is None else {}
+    bad = outcome.faults.get(name, {}) if duplicate_of is None else {}
+    faults = {key: {**row, "marks": outcome.marks[key]} for key, row in bad.items()}
     return {
         "source": printable(name), "side": side, "source_sha256": each.sha256 or None,
         "duplicate_of": duplicate_of, "size": each.stamp[0], "changed_ns": each.stamp[1],
-        "look": look, "examined": json.dumps(each.plain()) if printable(name) == name else "",
+        "look": look,
         "contents": json.dumps({part.key: [part.content, part.marks] for part in parts}),
         "faults": json.dumps(faults),
     }  # fmt: skip

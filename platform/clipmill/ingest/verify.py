@@ -25,7 +25,8 @@ def verify(folder: str, *, deep: bool = False, progress: Progress | None = None)
     for row in rows:
         inside[row["shard"]].append(row)
     names = sorted(inside)
-    there = {storage.name_of(path) for path in storage.list_files(catalog.folder)}
+    paths = storage.list_files(catalog.folder)
+    there = {name for p in paths if p == storage.join(catalog.folder, name := storage.name_of(p))}
     strange = sorted(name for name in there - set(names) if SHARD_NAME.fullmatch(name))
     faults += [f"{name}: none of its records is in the catalog" for name in strange]
     for place, name in enumerate(names):
