@@ -19,7 +19,7 @@ from clipmill import catalog as catalogs
 from clipmill import cluster, storage
 from clipmill.errors import DataError, SourceError, StorageError
 from clipmill.ingest import arrange, examine, layouts, place, sources, state
-from clipmill.ingest.arrange import SHARD_NAME, Part, Sorted
+from clipmill.ingest.arrange import Part, Sorted
 from clipmill.ingest.change import Change
 from clipmill.ingest.change import change as changes
 from clipmill.ingest.examine import Examined
@@ -73,7 +73,7 @@ class _Ingest:
         wanted = [part for part in parts if part.key not in known]
         change = changes(wanted, found)
         self._refuse_loss(change, found)
-        made, faults = self._written(change, found)
+        made, faults = self._written(change)
         faults |= known
         rows = {**change.kept, **made}
         if not rows:
@@ -155,7 +155,7 @@ class _Ingest:
         for row in dataset.iter_rows():
             yield [examine.revived(each) for each in json.loads(row["found"])]
 
-    def _written(self, change: Change, found: State) -> tuple[dict[str, Row], dict[str, Row]]:
+    def _written(self, change: Change) -> tuple[dict[str, Row], dict[str, Row]]:
         """Write the shards that are missing; rows by key, and ledger rows of what failed."""
         plan = arrange.shard_plan(change.parts, self.options.profile, change.first)
         if not plan:
@@ -223,29 +223,13 @@ class _Ingest:
             and _unchanged(found, meta, memory, catalogs.digest_of(table))
         )
         if not same:
-            self._put(outcome, memory, table, meta, found)
+            state.commit(found, state.ledger_table(outcome.ledger), memory, table, meta)
         self._clean({row["shard"] for row in rows.values()})
         return {**counts, **change.told(failed), "nothing_to_do": same}
 
-    def _put(self, outcome: Outcome, memory: pa.Table, table: pa.Table, meta: dict[str, Any], found: State) -> None:  # fmt: skip
-        state.put_table(
-            storage.join(self.out, state.QUARANTINE), state.ledger_table(outcome.ledger)
-        )
-        digest = catalogs.digest_of(table)
-        memory = state.tagged(memory, digest)
-        # The memory that fits the catalog is there whenever this is broken off.
-        state.put_table(storage.join(self.out, RECEIPTS, state.SOURCES), memory)
-        history = [*found.meta.get("history", ()), digest]
-        catalogs.save(self.out, table, {**meta, "history": history})
-        state.put_table(storage.join(self.out, state.SOURCES), memory)
-
     def _clean(self, names: set[str]) -> None:
         """Remove shards that no record is in, and all that only a broken-off ingest needs."""
-        for path in storage.list_files(self.out):
-            name = storage.name_of(path)
-            ours = SHARD_NAME.fullmatch(name) and path == storage.join(self.out, name)
-            if ours and name not in names:
-                storage.remove(path)
+        place.remove_strays(self.out, names)
         storage.remove_folder(storage.join(self.out, RECEIPTS))
 
     def _leave_nothing(self) -> None:
@@ -276,18 +260,10 @@ def _still_true(noted: Examined | None, source: sources.Source) -> Examined | No
 
 def _remembering(each: Examined, found: State) -> Examined:
     """A source without what was forgotten of it; quarantined where nothing else is left."""
-    left = tuple(piece for piece in each.pieces if not _gone(each, piece, found))
+    left = tuple(piece for piece in each.pieces if not found.is_forgotten(each.sha256, piece))
     if each.pieces and not left:
         return replace(each, stage="forgotten", reason=state.FORGOTTEN_REASON)
     return replace(each, pieces=left)
-
-
-def _gone(each: Examined, piece: examine.Piece, found: State) -> bool:
-    if not found.forgotten:
-        return False
-    part = Part(each.source, each.stamp, each.sha256, piece.start_seconds, piece.end_seconds,
-                piece.duration_seconds)  # fmt: skip
-    return found.is_forgotten(part)
 
 
 def _outcome(sides: Sorted, parts: Sequence[Part], faults: dict[str, Row]) -> Outcome:

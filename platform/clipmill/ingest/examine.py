@@ -1,6 +1,6 @@
 """A first look at a source: its hash, what it holds, where it is cut, and what it measures.
 
-Runs in the jail: whatever a file does to a decoder, one source is quarantined. Writes nothing.
+What decodes runs in the jail: whatever a file does to it, one source is quarantined. Writes nothing.
 """
 
 import hashlib
@@ -29,11 +29,6 @@ class Piece:
     end_seconds: float | None = None
     duration_seconds: float = 0.0
     measures: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def whole(self) -> bool:
-        """Tell whether it is all of the video."""
-        return self.start_seconds == 0.0 and self.end_seconds is None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Knows nothing of runs and models; who asks may look for those trained on what is
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -13,9 +13,8 @@ from clipmill import catalog as catalogs
 from clipmill import shards, storage
 from clipmill.catalog import Catalog
 from clipmill.errors import DataError
-from clipmill.ingest import state
-from clipmill.ingest.arrange import SHARD_NAME
-from clipmill.ingest.arrange import digest as digest_of_plain
+from clipmill.ingest import place, state
+from clipmill.ingest.arrange import digest
 from clipmill.ingest.state import FORGOTTEN_REASON, Row, State
 from clipmill.ingest.write import RECEIPTS
 
@@ -25,13 +24,15 @@ def forget(folder: str, keys: Sequence[str]) -> dict[str, Any]:
     folder = storage.absolute(folder)
     with storage.holding(folder, "clipmill forget"):
         found = state.read(folder)
-        _remove_strays(found)  # a forget or ingest that was broken off may have left bytes
+        place.remove_strays(
+            folder, _shards(found.rows.values())
+        )  # a forget or ingest that was broken off may have left bytes
         gone = [_row(found, key) for key in dict.fromkeys(keys)]
         since = min(_since(found, row) for row in gone)
         _put_tombstones(found, gone)
         rows = _rewritten(found, {row["key"] for row in gone})
         _save(found, rows, {row["source"] for row in gone})
-        _remove_strays(state.read(folder))
+        place.remove_strays(folder, _shards(rows))
     return {
         "data": folder,
         "forgotten": [{name: row[name] for name in ("key", "source", "split", "label")} for row in gone],
@@ -40,14 +41,8 @@ def forget(folder: str, keys: Sequence[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _remove_strays(found: State) -> None:
-    """Remove shards that no record of the catalog is in."""
-    known = {row["shard"] for row in found.rows.values()}
-    for path in storage.list_files(found.folder):
-        name = storage.name_of(path)
-        ours = SHARD_NAME.fullmatch(name) and path == storage.join(found.folder, name)
-        if ours and name not in known:
-            storage.remove(path)
+def _shards(rows: Iterable[Row]) -> set[str]:
+    return {row["shard"] for row in rows}
 
 
 def _row(found: State, key: str) -> Row:
@@ -92,7 +87,7 @@ def _rewritten(found: State, gone: set[str]) -> list[Row]:
 
 
 def _name(old: str, number: int, left: Sequence[Row]) -> str:
-    told = digest_of_plain(["forget", [[row["key"], row["sha256"]] for row in left]])
+    told = digest(["forget", [[row["key"], row["sha256"]] for row in left]])
     return f"{old.split('-')[0]}-{number:05d}-{told[:8]}.tar"
 
 
@@ -119,20 +114,15 @@ def _save(found: State, rows: list[Row], names: set[str]) -> None:
             source = {**source, "side": "quarantined"}
             lost.append(source)
         memory.append({**source, "contents": json.dumps(kept)})
-    _put_ledger(found, lost)
     rows = sorted(rows, key=lambda row: (row["shard"], row["members"][0]["offset"]))
     table = catalogs.with_digests(pa.Table.from_pylist(rows, schema=catalogs.SCHEMA))
-    digest = catalogs.digest_of(table)
-    meta = {**found.meta, "history": [*found.meta["history"], digest],
-            "counts": _counts(found, rows, len(lost))}  # fmt: skip
-    told = state.tagged(pa.Table.from_pylist(memory, schema=state.SOURCES_SCHEMA), digest)
-    state.put_table(storage.join(found.folder, RECEIPTS, state.SOURCES), told)
-    catalogs.save(found.folder, table, meta)
-    state.put_table(storage.join(found.folder, state.SOURCES), told)
+    told = pa.Table.from_pylist(memory, schema=state.SOURCES_SCHEMA)
+    meta = {**found.meta, "counts": _counts(found, rows, len(lost))}
+    state.commit(found, _ledger(found, lost), told, table, meta)
     storage.remove_folder(storage.join(found.folder, RECEIPTS))
 
 
-def _put_ledger(found: State, lost: Sequence[Row]) -> None:
+def _ledger(found: State, lost: Sequence[Row]) -> pa.Table:
     new = [
         {name: source[name] for name in ("source", "source_sha256")}
         | {"stage": "forgotten", "reason": FORGOTTEN_REASON}
@@ -140,7 +130,7 @@ def _put_ledger(found: State, lost: Sequence[Row]) -> None:
     ]
     old = catalogs.quarantine(found.folder).to_pylist()
     ledger = sorted([*old, *new], key=lambda row: str(row["source"]))
-    state.put_table(storage.join(found.folder, state.QUARANTINE), state.ledger_table(ledger))
+    return state.ledger_table(ledger)
 
 
 def _counts(found: State, rows: Sequence[Row], lost: int) -> dict[str, Any]:
@@ -150,6 +140,6 @@ def _counts(found: State, rows: Sequence[Row], lost: int) -> dict[str, Any]:
         "taken": counts["taken"] - lost,
         "quarantined": counts["quarantined"] + lost,
         "records": len(rows),
-        "shards": len({row["shard"] for row in rows}),
+        "shards": len(_shards(rows)),
         "bytes": sum(m["length"] for row in rows for m in row["members"]),
     }

@@ -27,11 +27,3 @@ def _jail(memory_bytes: int) -> Jail:
             target = "clipmill.ingest.inside:serve"
             _KEPT[memory_bytes] = Jail(target, limits, what="the decoder")
         return _KEPT[memory_bytes]
-
-
-def close() -> None:
-    """End the jails of this process."""
-    with _LOCK:
-        for jail in _KEPT.values():
-            jail.close()
-        _KEPT.clear()

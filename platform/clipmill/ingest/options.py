@@ -61,8 +61,8 @@ class Options:
     def look(self) -> dict[str, Any]:
         """What decides the examination of a source."""
         names = ("measures", "split_seconds", "split_shots")
-        size = {"keep": self.profile.name == "keep", "profile": dataclasses.asdict(self.profile)}
-        return {**{name: getattr(self, name) for name in names}, **size}
+        told = {name: getattr(self, name) for name in names}
+        return {**told, "keep": self.profile.name == "keep"}
 
 
 def revived_options(plain: Mapping[str, Any]) -> Options:

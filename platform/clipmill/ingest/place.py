@@ -6,7 +6,7 @@ Knows names of files, not what is in them.
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from clipmill import storage
 from clipmill.errors import DataError
@@ -40,6 +40,23 @@ def _names(out: str) -> set[str]:
         there = storage.list_files(out) if storage.exists(out) else ()
         return {storage.below(path, out).split("/")[0] for path in there}
     return set(os.listdir(out)) if os.path.isdir(out) else set()
+
+
+def strays(folder: str, known: Container[str]) -> list[str]:
+    """Paths of shards beside the catalog that are not among those known."""
+    return [
+        path
+        for path in storage.list_files(folder)
+        if SHARD_NAME.fullmatch(name := storage.name_of(path))
+        and path == storage.join(folder, name)  # what lies deeper is someone else's
+        and name not in known
+    ]
+
+
+def remove_strays(folder: str, known: Container[str]) -> None:
+    """Remove shards that no record is in."""
+    for path in strays(folder, known):
+        storage.remove(path)
 
 
 @contextlib.contextmanager

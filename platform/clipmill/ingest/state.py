@@ -20,7 +20,7 @@ from clipmill import catalog as catalogs
 from clipmill import storage
 from clipmill.errors import ClipmillError, DataError
 from clipmill.ingest.arrange import Part, Sorted, digest
-from clipmill.ingest.examine import Examined, printable, revived
+from clipmill.ingest.examine import Examined, Piece, printable, revived
 from clipmill.ingest.options import Options
 from clipmill.ingest.sources import Source
 from clipmill.ingest.write import RECEIPTS
@@ -90,13 +90,13 @@ class State:
             return None
         return replace(told, source=source) if fresh else None
 
-    def is_forgotten(self, part: Part) -> bool:
-        """Tell whether any of its content was forgotten."""
-        end = part.start_seconds + part.duration_seconds
+    def is_forgotten(self, sha256: str, piece: Piece) -> bool:
+        """Tell whether any of a piece of this content was forgotten."""
+        end = piece.start_seconds + piece.duration_seconds
         return any(
-            part.start_seconds + SAME_SECONDS < (row["end_seconds"] or float("inf"))
+            piece.start_seconds + SAME_SECONDS < (row["end_seconds"] or float("inf"))
             and row["start_seconds"] + SAME_SECONDS < end
-            for row in self._tombstones.get(part.sha256, ())
+            for row in self._tombstones.get(sha256, ())
         )
 
     @functools.cached_property
@@ -130,7 +130,10 @@ def read(folder: str) -> State:
             "a dataset that remembers its sources",
             "ingest into another folder",
         )
-    sources = {row["source"]: row for row in _read_table(path).to_pylist()}
+    memory = _read_table(path)
+    if path != storage.join(folder, SOURCES):  # end the commit that was broken off
+        put_table(storage.join(folder, SOURCES), memory)
+    sources = {row["source"]: row for row in memory.to_pylist()}
     return State(folder, catalog.meta, rows, sources, forgotten)
 
 
@@ -151,9 +154,18 @@ def _memory_path(folder: str, catalog_digest: str) -> str | None:
     return None
 
 
-def tagged(memory: pa.Table, catalog_digest: str) -> pa.Table:
-    """A memory that tells which catalog it belongs to."""
-    return memory.replace_schema_metadata({b"catalog": catalog_digest.encode()})
+def commit(
+    found: State, ledger: pa.Table, memory: pa.Table, table: pa.Table, meta: dict[str, Any]
+) -> None:
+    """Put a dataset's new state in place; broken off anywhere, it is the old one or the new one."""
+    digest = catalogs.digest_of(table)
+    memory = memory.replace_schema_metadata({b"catalog": digest.encode()})
+    put_table(storage.join(found.folder, QUARANTINE), ledger)
+    # The memory that fits the catalog is there whenever this is broken off.
+    put_table(storage.join(found.folder, RECEIPTS, SOURCES), memory)
+    history = [*found.meta.get("history", ()), digest]
+    catalogs.save(found.folder, table, {**meta, "history": history})
+    put_table(storage.join(found.folder, SOURCES), memory)
 
 
 def _forgotten(folder: str) -> tuple[Row, ...]:

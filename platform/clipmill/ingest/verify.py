@@ -11,7 +11,7 @@ from clipmill import catalog as catalogs
 from clipmill import shards, storage, video
 from clipmill.catalog import Catalog
 from clipmill.errors import DataError, VideoError
-from clipmill.ingest.arrange import SHARD_NAME
+from clipmill.ingest import place
 
 Progress = Callable[[str, int, int], None]
 
@@ -25,17 +25,15 @@ def verify(folder: str, *, deep: bool = False, progress: Progress | None = None)
     for row in rows:
         inside[row["shard"]].append(row)
     names = sorted(inside)
-    paths = storage.list_files(catalog.folder)
-    there = {name for p in paths if p == storage.join(catalog.folder, name := storage.name_of(p))}
-    strange = sorted(name for name in there - set(names) if SHARD_NAME.fullmatch(name))
+    strange = map(storage.name_of, place.strays(catalog.folder, inside))
     faults += [f"{name}: none of its records is in the catalog" for name in strange]
-    for place, name in enumerate(names):
+    for done, name in enumerate(names, start=1):
         found = list(shards.faults(catalog.folder, name, inside[name]))
         faults += found
         if not found:
             faults += [fault for row in inside[name] for fault in _frame_faults(catalog, row, deep)]
         if progress:
-            progress("verifying shards", place + 1, len(names))
+            progress("verifying shards", done, len(names))
     return faults
 
 
