@@ -37,7 +37,8 @@ lint: $(STAMP) ## format the code and mend what ruff can mend
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .
 
-bench: $(STAMP) ## benchmarks: a table, and tests/bench/results.json
+bench: $(STAMP) ## benchmarks with rivals: a table, and tests/bench/results.json; an hour or two
+	@$(PIP) install -qq -c deploy/constraints.txt -e '.[dev,bench]'
 	@$(PY) tests/bench/run.py
 
 constraints: $(STAMP) ## write the versions in .venv to deploy/constraints.txt

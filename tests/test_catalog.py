@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from clipmill import catalog, storage
 from clipmill.catalog import digests, files, stored
+from clipmill.catalog.rows import RowMaker
 from clipmill.errors import ClipmillError, DataError, UsageError
 from tiny import catalog_of, rows
 
@@ -217,7 +218,12 @@ def check_equal(part: catalog.Catalog, wanted: list[dict[str, Any]]) -> None:
     targets = [{"class 0": 0, "class 3": 1}.get(row["label"], -1) for row in wanted]
     assert part.labels.tolist() == targets
     made = part.rows(range(len(wanted))[::-1])
-    assert made == [{**r, "target": t} for r, t in zip(wanted, targets, strict=True)][::-1]
+    assert (
+        made
+        == [
+            {"folder": part.folder, **r, "target": t} for r, t in zip(wanted, targets, strict=True)
+        ][::-1]
+    )
     assert part.digest == catalog.digest_of(part.table)
     counts = part.counts_by("split", "label")
     assert sum(counts.values()) == len(wanted)
@@ -248,6 +254,31 @@ def test_a_row_is_read_without_the_others(
     assert len(asked) == 2 and all(len(groups) == 1 for groups in asked)
     with pytest.raises(IndexError):
         many.row(101)
+
+
+def test_rows_of_every_kind_are_those_of_arrow() -> None:
+    some = rich()
+    box = {"frame": 1, "x": 0.5, "y": 0.0, "width": 0.25, "height": 1.0, "label": None}
+    some[0] |= {
+        "spans": [{"label": "a", "first_frame": 0, "last_frame": 3}, {"label": "ü"}],
+        "boxes": [{**box, "identity": "bob"}, box],
+        "members": [{"suffix": "mp4", "offset": 512, "length": 7}],
+        "shots": [0.5, 1.5], "phash": [2**64 - 1], "source": "ein Gänseblümchen", "height": None,
+    }  # fmt: skip
+    some[3] |= {"members": [{"suffix": "idx", "offset": 1, "length": 2}, {"suffix": "mp4"}]}
+    whole = catalog_of(some).table
+    split = pa.concat_tables([whole[:1], whole[1:]])
+    numbered = whole.set_column(10, "split", whole["split"].dictionary_encode())
+    for table in (whole, whole[1:], whole[:3][1:], split, numbered):
+        made = RowMaker(table)
+        assert [made.row(place) for place in range(len(table))] == table.to_pylist()
+
+
+def test_a_catalog_in_memory_travels_after_rows_were_read() -> None:
+    made = catalog_of(rich())
+    lean = made.rows([1, 1], lean=True)
+    assert pickle.loads(pickle.dumps(made)).rows([1, 1], lean=True) == lean
+    assert {*made.row(1)} - {*lean[0]} == {*catalog.schema.NOT_FOR_SAMPLES}
 
 
 def test_kept_groups_are_few(many: catalog.Catalog, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,8 +145,8 @@ def verbs(group: Any = None, above: str = "") -> dict[str, Any]:
 
 def test_the_verbs_are_those_of_the_stages_that_exist() -> None:
     assert " ".join(sorted(verbs())) == (
-        "browse evaluate forget ingest inspect plan plugins check plugins list plugins show "
-        "predict promote resume runs schema serve show stats train verify worlds make"
+        "browse evaluate feed forget ingest inspect look plan plugins check plugins list "
+        "plugins show predict promote resume runs schema serve show stats train verify worlds make"
     )
 
 
@@ -304,7 +304,7 @@ def test_plugins() -> None:
 
 def test_schema_is_one_of_recipes() -> None:
     value = told("schema")
-    assert {"run", "data", "model", "train", "track"} == set(value["properties"])
+    assert {"run", "data", "model", "train", "feed", "track"} == set(value["properties"])
 
 
 def test_a_person_sees_tables(home: Home, tmp_path: Path) -> None:

@@ -395,8 +395,8 @@ def test_an_interrupted_ingest_goes_on_and_ends_as_an_unbroken_one(
     interrupted(videos, out, monkeypatch)
     lost, unreceipted, kept = sorted(out.glob("*.tar"))
     lost.unlink()
-    (out / RECEIPTS / f"{lost.name}.json").unlink()
-    (out / RECEIPTS / f"{unreceipted.name}.json").unlink()
+    (out / RECEIPTS / f"{lost.name}.jsonl").unlink()
+    (out / RECEIPTS / f"{unreceipted.name}.jsonl").unlink()
     (out / f".{lost.name}.x7.part").write_bytes(b"half of a shard")
     inode = kept.stat().st_ino
     ingest.run(str(videos), str(out))
@@ -432,7 +432,7 @@ def test_a_killed_ingest_goes_on_and_ends_as_an_unbroken_one(
     source, out = heap(tmp_path / "v", {"a": 24}), tmp_path / "d"
     command = [sys.executable, "-c", SMALL_SHARDS, str(source), str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(list((out / RECEIPTS).glob("*.tar.json"))) < 2:
+    while len(list((out / RECEIPTS).glob("*.tar.jsonl"))) < 2:
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)

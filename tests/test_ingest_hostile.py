@@ -271,6 +271,26 @@ def test_a_file_that_changes_between_look_and_reading_is_not_taken(tmp_path: Pat
     assert not members and (row["stage"], "changed" in row["reason"]) == ("read", True)
 
 
+def test_a_kept_file_that_changes_before_it_is_copied_is_not_taken(tmp_path: Path) -> None:
+    from clipmill import shards
+    from clipmill.ingest import arrange, examine, make, write
+    from clipmill.ingest.sources import Source
+
+    options = Options(profile=video.PROFILES["keep"])
+    names = [str(clip(tmp_path / f"{seed}.mp4", seed)) for seed in (1, 2)]
+    parts = arrange.parts_of([examine.examine(Source(n), options) for n in names], options)
+    made = list(make.make_piece(parts, options))
+    assert all(record and set(record.members) == {"json", "idx"} for _, record in made)
+    whole = (tmp_path / "1.mp4").read_bytes()
+    (tmp_path / "1.mp4").write_bytes(whole[:-1] + b"x")
+    with shards.writing(str(tmp_path / "x.tar")) as add:
+        both = zip(parts, made, strict=True)
+        lost, taken = (write._placed(part, each, add, "x.tar") for part, each in both)
+    assert (lost["stage"], lost["source"], lost["members"]) == ("read", names[0], [])
+    assert "changed" in lost["reason"]
+    assert [r.key for r in shards.read(str(tmp_path / "x.tar"))] == [taken["key"]]
+
+
 def test_a_transport_stream_cut_anywhere_gives_a_record_or_a_reason(tmp_path: Path) -> None:
     heap(tmp_path / "v", {"a": 1})
     frames = moving(5, 2, frames=48)

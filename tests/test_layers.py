@@ -29,14 +29,14 @@ LINES = (
     "plugin",
     "recipe",
     "plan augment cluster",
-    "ingest feed checkpoint",
+    "ingest feed checkpoint device",
     "infer",
     "train",
     "evaluate",
     "track",
     "launch",
     "serve jobs",
-    "contract stats browse",  # what stands beside the way of the data has its lines from here to api
+    "contract stats browse look",  # what stands beside the way of the data has its lines from here to api
     "api",
     "cli",
     "__main__",

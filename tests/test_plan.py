@@ -1,18 +1,24 @@
 """The plan's laws: order, ranks, parts, seeds; and what it refuses."""
 
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipmill import plan as plans
 from clipmill import recipe
-from clipmill.errors import PlanError
+from clipmill.catalog import Catalog
+from clipmill.errors import PlanError, UsageError
 from clipmill.plan import Plan
+from clipmill.takes import Draw, Stage, Takes, View
+from clipmill_classify.single_frame import SingleFrame
 from tiny import catalog_of, recipe_of, rows
 
 PLUGIN = recipe.load(recipe_of()).plugin()
@@ -112,11 +118,111 @@ def test_what_cannot_work_is_refused(changes: dict[str, dict[str, object]], told
         plans.make(recipe.load(recipe_of(**changes)), "train", catalog_of(rows(10)))
 
 
+def test_substitutes_are_the_other_takes_of_the_epoch_in_a_fixed_order() -> None:
+    plan, position = plan_of(23, 5), 27  # the 8th of the second epoch
+    epoch = plan.epoch(1)
+    found = [plan.substitute(position, attempt) for attempt in range(22)]
+    records = [int(each.record[0, 0]) for each in found]
+    assert sorted(records) == sorted(set(range(23)) - {int(epoch.record[7, 0])})
+    spans = {
+        int(r): int(first) for r, first in zip(epoch.record[:, 0], epoch.first[:, 0], strict=True)
+    }
+    assert [spans[record] for record in records] == [int(each.first[0, 0]) for each in found]
+    assert {int(each.seed[0]) for each in found} == {int(epoch.seed[7])}
+    again = [int(plan_of(23, 5).substitute(position, n).record[0, 0]) for n in range(22)]
+    assert again == records
+    assert [int(plan.substitute(28, n).record[0, 0]) for n in range(22)] != records
+
+
+def test_substitutes_depend_on_neither_batch_nor_what_was_asked_before() -> None:
+    wanted = [plan_of(40, 5).substitute(place, 3).record[0, 0] for place in range(30)]
+    other = plan_of(40, 10)
+    other.at(60, 80)
+    assert [other.substitute(place, 3).record[0, 0] for place in range(30)] == wanted
+
+
+def test_a_dataset_of_bad_clips_alone_runs_out_of_substitutes() -> None:
+    with pytest.raises(PlanError, match=r"the 2 others of its epoch.*clipmill verify --deep"):
+        plan_of(3, 1).substitute(0, 2)
+
+
+def test_a_plugin_whose_epochs_differ_in_length_is_told() -> None:
+    class Shrinking(SingleFrame):
+        def plan(self, catalog: Catalog, stage: Stage, draw: Draw) -> Takes:
+            return super().plan(catalog, stage, draw)[: len(catalog) - draw.epoch]
+
+    plan = Plan(catalog_of(rows(9)), Shrinking(), "train", 0, 3)
+    with pytest.raises(PlanError, match="single_frame made 8 takes in epoch 1; wanted 9"):
+        plan.at(9, 12)
+
+
+# --- warnings and the dump
+
+
+def test_what_the_records_lack_is_told() -> None:
+    some = rows(10)
+    some[0] |= {"frames": 20}
+    some[1] |= {"fps": 4.0}
+    some[2] |= {"height": 35}
+    plan = Plan(catalog_of(some), Listener(), "train", 0, 4)
+    assert plans.warnings(plan) == [
+        "2 takes of each epoch fill no batch and are left for the next order",
+        "1 of 10 videos are shorter than a clip: their last frame stands still",
+        "1 of 10 videos are of fewer than 5 frames a second: frames repeat",
+        "1 of 10 videos are smaller than 40 pixels: they are scaled up",
+        "10 of 10 videos are without sound: it is silence",
+        "1 of 10 videos are shorter than a clip: their sound ends in silence",
+    ]
+    sound = catalog_of([{**row, "has_audio": True} for row in rows(8)])
+    assert plans.warnings(Plan(sound, Listener(), "train", 0, 4)) == []
+
+
+def test_rows_that_do_not_stay_in_memory_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipmill.plan.making.ROWS_IN_MEMORY", 19)
+    (told,) = plans.warnings(plan_of(20, 5))
+    assert "the rows of 20 records" in told and "set data.window=100000" in told
+    assert plans.warnings(plan_of(20, 5, window=8)) == []
+
+
+class Listener(SingleFrame):
+    """Sees and hears sixteen frames."""
+
+    def views(self) -> Mapping[str, View]:
+        view = View(streams=("rgb", "audio"), size=32, resize=40)
+        return {"train": view, "test": view}
+
+
 def test_the_dump_tells_the_rank_of_each_take() -> None:
-    table = plans.table(plan_of(20, 5), epochs=2, world=2)
-    assert np.asarray(table["rank"]).tolist() == [0, 0, 1, 1, 1] * 8
-    assert table["epoch"] == [0] * 20 + [1] * 20
-    assert len({tuple(map(str, keys)) for keys in table["keys"][:20]}) == 20  # type: ignore[attr-defined]
+    plan = plan_of(20, 5)
+    (table,) = plans.tables(plan, epochs=2, world=2)
+    assert table["rank"].to_pylist() == [0, 0, 1, 1, 1] * 8
+    assert table["epoch"].to_pylist() == [0] * 20 + [1] * 20
+    assert table["position"].to_pylist() == list(range(40))
+    assert len({tuple(keys) for keys in table["keys"].to_pylist()[:20]}) == 20
+    takes = plan.at(0, 40)
+    assert table["seed"].to_pylist() == takes.seed.tolist()
+    assert table["spans"].to_pylist() == np.stack([takes.first, takes.last], 2).tolist()
+
+
+def test_a_dump_in_pieces_is_that_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "takes.parquet")
+    (whole,) = plans.tables(plan_of(20, 5), epochs=2, world=2)
+    monkeypatch.setattr("clipmill.plan.table.PIECE_TAKES", 7)
+    plans.dump(plan_of(20, 5), 2, 2, path)
+    assert pq.read_table(path).equals(whole)
+    plans.dump(plan_of(20, 5), 1, 1, path)  # over an older one
+    assert len(pq.read_table(path)) == 20
+
+
+def test_a_dump_overwrites_nothing_else(tmp_path: Path) -> None:
+    mine, notes = tmp_path / "mine.parquet", tmp_path / "notes.txt"
+    pq.write_table(catalog_of(rows(3)).table, mine)
+    notes.write_text("mine")
+    for path in (mine, notes, tmp_path):
+        before = path.read_bytes() if path.is_file() else b""
+        with pytest.raises(UsageError, match="is there and is no plan; wanted a new file"):
+            plans.dump(plan_of(20, 5), 1, 1, str(path))
+        assert not path.is_file() or path.read_bytes() == before
 
 
 def test_threads_at_different_epochs_find_theirs() -> None:

@@ -34,6 +34,13 @@ def test_plain_data_is_the_same_recipe() -> None:
         ("train.precision=int8", r"train\.precision is 'int8'; wanted .*'fp32'"),
         ("train.steps", r"the override 'train\.steps'"),
         ("train.steps.x=1", "steps is 6; wanted a section"),
+        ("data.balance=clas", r"data\.balance is 'clas'; wanted .*'class'"),
+        ("data.curriculum={by: motion}", r"data\.curriculum\.until_epoch .* field required"),
+        ("data.path=3", r"data\.path is 3; wanted a dataset's folder, or a list of \{path, weight"),
+        ("data.path=[]", r"data is .*; wanted at least one dataset"),
+        ("data.path=[{paht: a}]", r"data\.path is .*; wanted a dataset's folder, or a list"),
+        ("data.path=[{path: a, weight: 0}]", r"weight above 0"),
+        ("data.path=[{path: a, weight: 1}, {path: b}]", "a weight for every dataset, or for none"),
     ],
 )
 def test_wrong_keys_and_values_are_named(override: str, told: str) -> None:
@@ -87,6 +94,36 @@ def test_identity_is_what_decides_the_weights() -> None:
     ]
     assert all(recipe.load(recipe_of(), [each]).identity() == first for each in same)
     assert all(recipe.load(recipe_of(), [each]).identity() != first for each in other)
+
+
+def test_what_is_asked_of_an_epoch_decides_the_weights() -> None:
+    several = "data.path=[{path: a, weight: 1}, {path: b, weight: 2}]"
+    keys = [
+        several,
+        several.replace("2", "3"),
+        several.replace(": a,", ": a, where: fps > 1,"),
+        "data.clips=2",
+        "data.balance=class",
+        "data.curriculum={by: motion, until_epoch: 2}",
+        "data.curriculum={by: motion, until_epoch: 3}",
+        "data.negatives=n.parquet",
+        "data.aligned=true",
+    ]
+    made = [recipe.load(recipe_of(), [key]) for key in keys]
+    assert len({each.identity() for each in [*made, recipe.load(recipe_of())]}) == len(keys) + 1
+    moved = recipe.load(recipe_of(), [several.replace(": a", ": elsewhere/a")])
+    assert moved.identity() == made[0].identity()
+
+
+def test_datasets_are_one_or_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = recipe.load(recipe_of()).anchored().data
+    assert (one.path, one.paths, one.weights) == (f"{tmp_path}/data", (f"{tmp_path}/data",), ())
+    told = [{"path": "a", "weight": 1}, {"path": "s3://bucket/b", "weight": 2, "where": "fps > 1"}]
+    several = recipe.load(recipe_of(data={"path": told})).anchored()
+    assert several.data.paths == (f"{tmp_path}/a", "s3://bucket/b")
+    assert several.data.weights == (1, 2) and several.data.datasets[1].where == "fps > 1"
+    assert recipe.parse(json.loads(json.dumps(several.plain()))).plain() == several.plain()
 
 
 def test_steps_decide_the_weights_under_a_schedule() -> None:

@@ -97,7 +97,7 @@ def test_a_loss_that_is_no_number_stops_with_what_to_do() -> None:
 def test_a_gradient_that_is_no_number_stops_before_it_is_committed() -> None:
     metrics = {"loss": torch.tensor(1.0), "gradient_norm": torch.tensor(float("inf"))}
     with pytest.raises(RunError, match="gradient inf"):
-        train.check_finite(train.Step(3, metrics, [], 0.1, 0.0, 1.0))
+        train.check_finite(train.Step(3, metrics, [], 0.1, 0.0, 0.0, 1.0))
 
 
 def test_precision_follows_the_device() -> None:

@@ -34,6 +34,9 @@ from clipmill.video.timing import clock_for, is_variable
 
 Frames = NDArray[np.uint8]
 
+BILINEAR = Interpolation.BILINEAR
+SCALER = BILINEAR | Interpolation.FULL_CHR_H_INT  # what scales also places colours exactly
+
 # --- tiny videos
 
 
@@ -94,7 +97,8 @@ def all_frames(video: bytes, size: tuple[int, int]) -> tuple[Frames, list[float]
     pictures, seconds = [], []
     with av.open(io.BytesIO(video)) as container:
         for frame in container.decode(video=0):
-            rgb = frame.reformat(size[1], size[0], "rgb24", interpolation=Interpolation.BILINEAR)
+            how = BILINEAR if size == (frame.height, frame.width) else SCALER
+            rgb = frame.reformat(size[1], size[0], "rgb24", interpolation=how)
             pictures.append(rgb.to_ndarray())
             seconds.append(frame.time)
     return np.stack(pictures), [s - seconds[0] for s in seconds]

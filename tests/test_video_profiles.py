@@ -10,8 +10,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from av.video.reformatter import Interpolation
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from clipmill.errors import UsageError, VideoError
@@ -22,13 +21,16 @@ from clipmill.video import (
     decode_frames,
     decode_indexed,
     index_of,
+    indexed,
     probe,
     source,
     transcode,
 )
 from test_video import (
+    BILINEAR,
     COUNT,
     ONE_KEY_IN_12,
+    SCALER,
     STREAMS,
     all_frames,
     moving_square,
@@ -79,8 +81,12 @@ def test_frames_and_raw_show_what_training_does(name: Any, rotation: int) -> Non
     assert np.abs(ours - theirs).mean() < 4
 
 
+@pytest.mark.parametrize("apart", [True, False])
 @pytest.mark.parametrize("name", ["frames", "raw"])
-def test_a_stored_frame_is_read_from_its_own_bytes(name: Any) -> None:
+def test_a_stored_frame_is_read_from_its_own_bytes(
+    name: Any, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexed, "GAP_BYTES", 100 if apart else indexed.GAP_BYTES)
     film = with_sound(moving_square(30), noise(1.2), fps=30)
     stored, _ = transcode(film, Profile(name))
     index = index_of(stored)
@@ -95,9 +101,11 @@ def test_a_stored_frame_is_read_from_its_own_bytes(name: Any) -> None:
     found = decode_indexed(index, read, numbers, short_side=32, crop=(2, 2, 28, 28))
     expected = decode_frames(stored, numbers, short_side=32, crop=(2, 2, 28, 28))
     np.testing.assert_array_equal(found, expected)
-    assert [size for _, size in asked] == index.size[[3, 17, 29]].tolist()
-    with pytest.raises(VideoError, match="frame 5 does not decode"):
-        decode_indexed(index, lambda at, size: b"\xff" * (size // 2), [5])
+    own = [(int(index.offset[n]), int(index.size[n])) for n in (3, 17, 29)]
+    assert asked == own if apart else len(asked) == 1
+    with pytest.raises(VideoError, match="frame 5 and on|the file was cut"):
+        half = 2 if name == "raw" else 1  # any bytes are a raw picture, if they are enough
+        decode_indexed(index, lambda at, size: b"\xff" * (size // half), [5])
 
 
 def test_a_profile_by_another_name_is_refused() -> None:
@@ -119,6 +127,7 @@ def spans_of(duration: float) -> Any:
     "kind", ["b-frames, open", "intra refresh", "matroska", "avi", "vp8", "transport stream"]
 )
 @settings(max_examples=8, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@example(span=[0.0393, 1.5606])  # a frame that begins at the last tick, and at the span's end
 @given(span=spans_of(1.6))
 def test_a_span_shows_what_is_on_screen_in_it(
     kind: str, span: list[float], streams: dict[str, bytes]
@@ -128,7 +137,13 @@ def test_a_span_shows_what_is_on_screen_in_it(
     seconds = np.array(all_frames(film, SMALL)[1])
     assert told.frames == max(1, int(np.ceil((end - start - 0.001) * 25)))
     ticks = start + np.arange(told.frames) / 25
-    shown = [int(np.flatnonzero(seconds <= tick + 0.001)[-1]) for tick in ticks]
+    # Stamps may be a millisecond off: what begins so close to a tick is on screen at it, and what
+    # begins so close to the end is not in the span. (Which spans are tried depends on all modules
+    # that are loaded: the constants in them.)
+    edges = np.concatenate([seconds[:, None] - ticks - 0.001, seconds[:, None] - end + 0.001], 1)
+    assume(np.abs(edges).min() > 1e-9)
+    begun = [(seconds <= tick + 0.001) & (seconds < end - 0.001) for tick in ticks]
+    shown = [int(np.flatnonzero(each)[-1]) for each in begun]
     np.testing.assert_allclose(told.source_times_seconds, seconds[shown], atol=1e-6)
     whole, _ = transcode(film, Profile("raw", rate=1000.0))
     whole_numbers = [min(round(float(seconds[n]) * 1000) + 5, 1590) for n in shown]
@@ -365,9 +380,12 @@ def changing(container: str, *sizes: tuple[int, int]) -> bytes:
 
 def scaled_frames(video: bytes, size: tuple[int, int]) -> Any:
     with av.open(io.BytesIO(video)) as container:
-        how = {"format": "rgb24", "interpolation": Interpolation.BILINEAR}
-        frames = container.decode(video=0)
-        return np.stack([frame.reformat(size[1], size[0], **how).to_ndarray() for frame in frames])
+        pictures = []
+        for frame in container.decode(video=0):
+            how = BILINEAR if size == (frame.height, frame.width) else SCALER
+            rgb = frame.reformat(size[1], size[0], "rgb24", interpolation=how)
+            pictures.append(rgb.to_ndarray())
+        return np.stack(pictures)
 
 
 @pytest.mark.parametrize("container", ["h264", "mpegts"])

@@ -6,6 +6,7 @@ Progress is a callback `(what, done, total, figures)`. Heavy libraries are impor
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
     import webdataset as wds
 
     from clipmill import video
+    from clipmill.feed import Feed
     from clipmill.infer import Model
-    from clipmill.plan import Plan
-    from clipmill.plugin import Sample
     from clipmill.recipe import Recipe
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
@@ -197,7 +197,7 @@ def plan(
     if world > made.batch:
         raise UsageError(f"{world} ranks", f"at most train.batch = {made.batch}")
     if dump:
-        _dump(made, epochs, world, dump)
+        plans.dump(made, epochs, world, dump)
     per_epoch = made.takes_per_epoch // made.batch
     view = made.plugin.views()["train"]
     take_bytes = view.frames * view.size * view.size * 3
@@ -209,45 +209,72 @@ def plan(
         "records": len(made.catalog),
         "bytes": given.train.steps * made.batch * take_bytes,
         "plan_digest": made.digest,
-        "warnings": _warnings(made),
+        "warnings": plans.warnings(made),
         **({"dump": dump} if dump else {}),
     }
 
 
-def _warnings(made: "Plan") -> list[str]:
-    dropped = made.takes_in_catalog - made.takes_per_epoch
-    view = made.plugin.views()["train"]
-    short = int(
-        (made.catalog.column("frames") < view.span_frames(made.catalog.column("fps"))).sum()
-    )
-    told = [
-        (dropped, f"{dropped} takes of each epoch fill no batch and are left for the next order"),
-        (short, f"{short} videos are shorter than a clip: their last frame stands still"),
-    ]
-    return [text for count, text in told if count]
+def look(
+    source: Any,
+    overrides: Sequence[str] = (),
+    *,
+    out: str | None = None,
+    stage: str = "train",
+    batch: int = 0,
+) -> dict[str, Any]:
+    """Draw a batch as the model sees it, into a PNG or JPEG file: one row a take."""
+    from clipmill import look as looks
+
+    if stage not in ("train", "val", "test"):
+        raise UsageError(f"stage {stage!r}", "train, val or test")
+    return looks.look(recipe(source, overrides), out, stage=stage, batch=batch)  # type: ignore[arg-type]
 
 
-def _dump(made: "Plan", epochs: int, world: int, path: str) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def feed(
+    source: Any,
+    overrides: Sequence[str] = (),
+    *,
+    start: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    ray: bool = False,
+) -> "Feed":
+    """The training batches of a recipe, for a loop of one's own: uint8 arrays by name.
 
-    from clipmill import plan as plans
-    from clipmill import storage
-
-    columns = plans.table(made, epochs, world)
-    seeds = pa.array(columns["seed"], pa.uint64())  # of 64 bits, too many for the type assumed
-    with storage.writing(storage.absolute(path)) as file:
-        pq.write_table(pa.table({**columns, "seed": seeds}), file)
-
-
-def feed(source: Any, overrides: Sequence[str] = (), *, start: int = 0) -> Iterator["Sample"]:
-    """The training batches of a recipe, for a loop of one's own: uint8 arrays by name."""
+    Decodes in threads, or in tasks on the Ray that this process is connected to.
+    """
     from clipmill import feed as feeds
     from clipmill import plan as plans
 
     given = recipe(source, overrides)
-    share = feeds.Share(start, given.train.steps)
-    return feeds.batches(plans.make(given, "train"), share, given.plain(), "thread")
+    share = feeds.Share(start, given.train.steps, rank, world)
+    transport: feeds.Transport = "ray" if ray else "thread"
+    return feeds.batches(plans.make(given, "train"), share, given.feed, transport)
+
+
+def measure_feed(
+    source: Any,
+    overrides: Sequence[str] = (),
+    *,
+    steps: int = 100,
+    step_ms: float = 0.0,
+    threads: bool = False,
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run the feed alone against a pretended step, and tell what would limit."""
+    from clipmill import cluster
+
+    asked = [*overrides, f"train.steps={steps}"]
+    with contextlib.ExitStack() as stack:
+        if not threads:
+            stack.enter_context(cluster.session(address))
+        batches = stack.enter_context(feed(source, asked, ray=not threads))
+        for done, _ in enumerate(batches, 1):
+            time.sleep(step_ms / 1000)
+            if progress:
+                progress("feeding", done, steps, {"waiting": batches.figures.wait_share})
+        return {**batches.figures.plain(), "bad_clips": batches.ledger}
 
 
 def train(
@@ -277,7 +304,7 @@ def resume(
     home = _run_folder(name, folder)
     told: dict[str, Any] = storage.read_json(f"{home}/recipe.json")["recipe"]  # type: ignore[assignment]
     given = {**told, "run": {**told["run"], "folder": os.path.dirname(home)}}  # where it lies now
-    return train(given, address=address, progress=progress)
+    return train(given, overrides, address=address, progress=progress)
 
 
 def _run_folder(run: str, folder: str) -> str:
@@ -331,9 +358,10 @@ def evaluate(
     """Test a run or a version on the test split of its dataset, or of another."""
     from clipmill import catalog as catalogs
     from clipmill import evaluate as evaluation
+    from clipmill import plan as plans
 
     model, told = _model(target, folder, tracking)
-    catalog = catalogs.load(data or model.recipe.data.path)
+    catalog = catalogs.load(data) if data else plans.catalog_of(model.recipe.data)
     return {**told, **evaluation.evaluate(model, catalog, progress=_bare(progress))}
 
 

@@ -73,7 +73,7 @@ def _target(model: Model, row: dict[str, Any]) -> int:
 
 def _batches(plan: Plan) -> Iterator[Sample]:
     count = -(-plan.takes_per_epoch // plan.batch)
-    return feed.batches(plan, feed.Share(0, count), {}, "thread")
+    return feed.batches(plan, feed.Share(0, count))
 
 
 def _told(plan: Plan, batches: Iterator[Sample], progress: Progress | None) -> Iterator[Sample]:

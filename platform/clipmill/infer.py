@@ -17,6 +17,7 @@ from safetensors.torch import save as save_tensors
 
 from clipmill import augment, catalog, checkpoint, feed, storage, video
 from clipmill import recipe as recipes
+from clipmill.device import to_device
 from clipmill.errors import RunError
 from clipmill.plan import Plan
 from clipmill.plugin import Info, Plugin, Sample
@@ -102,12 +103,12 @@ def load(folder: str) -> Model:
 def outputs(model: Model, batches: Iterable[Sample]) -> Iterator[tuple[int, Output]]:
     """Run batches through the network: (position, output) of every take."""
     view = model.plugin.views()["test"]
-    device = next(model.module.parameters()).device
-    for batch in batches:
-        tensors = augment.prepare(batch, view, training=False, device=device)
-        result, _ = model.module.predict(tensors)  # type: ignore[operator]
+    where = next(model.module.parameters()).device
+    prepare = functools.partial(augment.prepared, view=view, training=False)
+    for ready in to_device(batches, where, prepare):
+        result, _ = model.module.predict(ready.tensors)  # type: ignore[operator]
         arrays = {name: tensor.float().cpu().numpy() for name, tensor in result.items()}
-        for place, position in enumerate(batch["position"]):
+        for place, position in enumerate(ready.batch["position"]):
             yield int(position), {name: array[place] for name, array in arrays.items()}
 
 
@@ -131,8 +132,8 @@ def answer(model: Model, source: bytes) -> dict[str, Any]:
     rate = None if _conforms(info, model.profile) else model.profile.rate
     plan = _plan_of(model, info, rate)
     takes = plan.epoch(0)
-    frames = functools.partial(video.decode_frames, source, rate=rate)
-    samples = [_sample(plan, takes, place, frames) for place in range(len(takes))]
+    footage = feed.OfFile(source, rate)
+    samples = [_sample(plan, takes, place, footage) for place in range(len(takes))]
     size = plan.batch
     batched = (
         feed.collated(model.plugin, samples[at : at + size]) for at in range(0, len(takes), size)
@@ -160,8 +161,8 @@ def _plan_of(model: Model, info: video.VideoInfo, rate: float | None) -> Plan:
     return Plan(part, model.plugin, "test", model.recipe.train.seed, model.recipe.train.batch)
 
 
-def _sample(plan: Plan, takes: Takes, place: int, frames: feed.Frames) -> Sample:
-    made = feed.sample(plan, takes, place, frames=frames)
+def _sample(plan: Plan, takes: Takes, place: int, footage: feed.Footage) -> Sample:
+    made = feed.sample(plan.plugin, plan.lot(takes), place, footage=footage)
     told = {
         "position": np.int64(place),
         "seed": takes.seed[place],

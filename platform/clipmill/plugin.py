@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipmill.catalog import Catalog
 from clipmill.errors import PluginError, RecipeError
-from clipmill.takes import Draw, Stage, Takes, View, even_spans, joined, random_spans
+from clipmill.takes import (
+    Draw,
+    Stage,
+    Takes,
+    View,
+    beside,
+    even_spans,
+    joined,
+    pairs,
+    random_spans,
+    triplets,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +86,10 @@ class Plugin(BaseModel):
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
     weight_decay: float = Field(0.05, ge=0, description="of AdamW")
     test_clips: int = Field(4, ge=1, description="clips of a video at test, evenly spread")
+    test_crops: Literal[1, 3] = Field(
+        1,
+        description="places in each of them: the middle, or the start, middle and end of its longer side",
+    )
 
     def views(self) -> Mapping[str, View]:
         """What to decode, by name; `train` and `test` are used by the default plan."""
@@ -85,7 +100,7 @@ class Plugin(BaseModel):
         frames, fps = catalog.column("frames"), catalog.column("fps")
         if stage == "train":
             return random_spans(frames, fps, self.views()["train"], draw)
-        return even_spans(frames, fps, self.views()["test"], self.test_clips)
+        return even_spans(frames, fps, self.views()["test"], self.test_clips, crops=self.test_crops)
 
     def sample(self, decoded: Decoded, rng: np.random.Generator) -> Sample:
         """Make a flat sample of a decoded take; the default gives its first span and class."""
@@ -199,7 +214,8 @@ def told(error: ValidationError, model: type[BaseModel], where: str = "") -> tup
     path = [str(part) for part in fault["loc"]]
     dotted = ".".join([where, *path] if where else path)
     if fault["type"] != "extra_forbidden":
-        return f"{dotted} is {fault['input']!r}", fault["msg"].lower(), ""
+        wanted = fault["msg"].lower().removeprefix("value error, ")
+        return f"{dotted} is {fault['input']!r}", wanted, ""
     names = list(_model_at(model, path[:-1]).model_fields)
     near = difflib.get_close_matches(path[-1], names, n=1)
     hint = f"did you mean {near[0]}?" if near else ""
@@ -226,11 +242,14 @@ __all__ = [
     "Stage",
     "Takes",
     "View",
+    "beside",
     "even_spans",
     "found",
     "joined",
     "load",
     "make",
+    "pairs",
     "random_spans",
     "told",
+    "triplets",
 ]

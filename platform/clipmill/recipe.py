@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from clipmill import plugin, storage
 from clipmill.errors import RecipeError
@@ -29,15 +37,104 @@ class Run(_Section):
     folder: str = Field("runs", description="folder of all runs")
 
 
+class Dataset(_Section):
+    """One of several datasets."""
+
+    path: str = Field(description="a dataset that `clipmill ingest` wrote")
+    weight: float | None = Field(
+        None, gt=0, description="its share of an epoch, beside the weights of the others"
+    )
+    where: str | None = Field(None, description="filter of its records")
+
+
+class Curriculum(_Section):
+    """Easy first: while it lasts, an epoch is filled with a growing share of the records."""
+
+    by: str = Field(description="column of numbers, such as `motion`, or `attributes.NAME`")
+    until_epoch: int = Field(ge=1, description="the first epoch, from 0 on, that sees all records")
+    descending: bool = Field(False, description="begin with the largest values")
+
+
 class Data(_Section):
     """What is trained and tested on."""
 
-    path: str = Field(description="a dataset that `clipmill ingest` wrote")
+    path: str | tuple[Dataset, ...] = Field(
+        description="a dataset that `clipmill ingest` wrote, or a list of {path, weight, where}"
+    )
     train: str = Field("train", description="split to train on")
     validate_: str = Field("val", alias="validate", description="split to validate on")
     test: str = Field("test", description="split to test on")
     where: str | None = Field(None, description="filter of records, such as `duration_seconds > 2`")
     window: int = Field(0, ge=0, description="takes of a shuffle window in shard order; 0 is all")
+    clips: int = Field(
+        1, ge=1, description="training clips of a video at a time, one after another in the order"
+    )
+    balance: Literal["none", "class"] = Field(
+        "none", description="class gives every class the same share of an epoch"
+    )
+    curriculum: Curriculum | None = Field(None, description="easy videos first: {by, until_epoch}")
+    negatives: str | None = Field(
+        None,
+        description="Parquet file of hard negatives (key, keys), from the first dataset's folder",
+    )
+    aligned: bool = Field(
+        False, description="training clips begin at reference frames, which decodes less"
+    )
+
+    @field_validator("path", mode="wrap")
+    @classmethod
+    def _told(cls, path: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return check(path)
+        except ValidationError:
+            raise ValueError(
+                "a dataset's folder, or a list of {path, weight above 0, where}"
+            ) from None
+
+    @model_validator(mode="after")
+    def _weighs(self) -> "Data":
+        if not self.datasets:
+            raise ValueError("at least one dataset")
+        weighed = [each.weight is not None for each in self.datasets]
+        if any(weighed) and not all(weighed):
+            raise ValueError("a weight for every dataset, or for none")
+        return self
+
+    @property
+    def datasets(self) -> tuple[Dataset, ...]:
+        """All datasets, also where it is one."""
+        return (Dataset(path=self.path),) if isinstance(self.path, str) else self.path
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The folders of all datasets."""
+        return tuple(each.path for each in self.datasets)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Their weights; empty where every video simply comes once."""
+        return tuple(each.weight for each in self.datasets if each.weight is not None)
+
+    def anchored(self) -> "Data":
+        """The same with absolute paths."""
+        path: str | tuple[Dataset, ...]
+        if isinstance(self.path, str):
+            path = storage.absolute(self.path)
+        else:
+            path = tuple(
+                each.model_copy(update={"path": storage.absolute(each.path)}) for each in self.path
+            )
+        return self.model_copy(update={"path": path})
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides the takes beside the records: not where anything lies."""
+        plain = self.model_dump(mode="json", by_alias=True)
+        if not isinstance(self.path, str):
+            several = [{**each, "path": None} for each in plain["path"]]
+            plain["path"] = several
+        else:
+            plain["path"] = None
+        return {**plain, "negatives": self.negatives is not None}
 
     def split_of(self, stage: str) -> str:
         """The split that a stage sees."""
@@ -79,6 +176,17 @@ class Train(_Section):
     max_failures: int = Field(3, ge=-1, description="restarts after lost workers; -1 is no limit")
 
 
+class Feed(_Section):
+    """How clips come to the training workers; nothing here changes what they learn."""
+
+    ahead_mb: int = Field(512, ge=1, description="clips decoded ahead, for each worker, in MB")
+    max_bad_share: float = Field(
+        0.05, ge=0, le=1, description="clips of an epoch that may fail to decode, before it stops"
+    )
+    cache_mb: int = Field(0, ge=0, description="disk for decoded test clips, on each node, in MB")
+    cache_folder: str | None = Field(None, description="of that cache; null is a temporary folder")
+
+
 class Track(_Section):
     """Where runs and versions are kept."""
 
@@ -94,6 +202,7 @@ class Recipe(_Section):
     data: Data
     model: Model
     train: Train = Train()
+    feed: Feed = Feed()
     track: Track = Track()
 
     def plugin(self) -> plugin.Plugin:
@@ -108,16 +217,15 @@ class Recipe(_Section):
 
     def anchored(self) -> "Recipe":
         """The same with absolute paths, so that it holds from any folder and on any node."""
-        data = self.data.model_copy(update={"path": storage.absolute(self.data.path)})
         run = self.run.model_copy(update={"folder": storage.absolute(self.run.folder)})
-        return self.model_copy(update={"data": data, "run": run})
+        return self.model_copy(update={"data": self.data.anchored(), "run": run})
 
     def decisive(self) -> dict[str, Any]:
         """What decides the weights; keys that may differ on resume are left out."""
         data = self.plain()
         free = MAY_DIFFER if self.train.schedule == "constant" else MAY_DIFFER - {"steps"}
         decisive = {key: value for key, value in data["train"].items() if key not in free}
-        return {"model": data["model"], "train": decisive, "data": {**data["data"], "path": None}}
+        return {"model": data["model"], "train": decisive, "data": self.data.decisive()}
 
     def identity(self) -> str:
         """Hash of what decides the weights."""

@@ -4,17 +4,29 @@ Members of a record stand together, sorted by suffix, with times of 0, so that e
 give equal bytes. Knows nothing of video; a record is a key and bytes by suffix.
 """
 
+import contextlib
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, cast
 
 from clipmill import storage
 from clipmill.errors import DataError, StorageError
 
 BLOCK = 512
+COPY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """Bytes that lie in a local file, and the hash by which they are known when copied."""
+
+    path: str
+    offset: int
+    length: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,7 @@ class Record:
 
     key: str
     members: dict[str, bytes]
+    files: dict[str, FilePart] = field(default_factory=dict)  # members that are copied
 
 
 @dataclass(frozen=True)
@@ -31,24 +44,96 @@ class Placed:
 
     key: str
     members: list[dict[str, str | int]] = field(default_factory=list)
+    fault: str = ""  # why the record was left out: a file of it is not what it was
+
+
+class _Lost(Exception):
+    """A file does not give the bytes that were promised."""
 
 
 def write(path: str, records: Iterable[Record]) -> list[Placed]:
     """Write a shard that becomes visible whole; holds one record in memory at a time."""
-    with storage.writing(path) as file, tarfile.open(fileobj=file, mode="w|") as tar:
-        return [_add(tar, record) for record in records]
+    with writing(path) as add:
+        return [add(record) for record in records]
 
 
-def _add(tar: tarfile.TarFile, record: Record) -> Placed:
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[Callable[[Record], Placed]]:
+    """Give what adds records, one by one, to a shard that becomes visible whole."""
+    with (
+        storage.writing(path) as file,
+        tarfile.TarFile(fileobj=file, mode="w", copybufsize=COPY_BYTES) as tar,
+    ):
+        yield lambda record: _add(tar, file, record)
+
+
+def _add(tar: tarfile.TarFile, file: IO[bytes], record: Record) -> Placed:
     if "." in record.key or "/" in record.key:
         raise DataError(f"the key {record.key!r}", "a key without dots and slashes")
-    placed = Placed(record.key)
-    for suffix, data in sorted(record.members.items()):
-        member = tarfile.TarInfo(f"{record.key}.{suffix}")
-        member.size, member.mode = len(data), 0o644
-        placed.members.append({"suffix": suffix, "offset": tar.offset + BLOCK, "length": len(data)})
-        tar.addfile(member, io.BytesIO(data))
+    placed, start = Placed(record.key), tar.offset
+    try:
+        for suffix in sorted([*record.members, *record.files]):
+            name, data = f"{record.key}.{suffix}", record.members.get(suffix)
+            length = record.files[suffix].length if data is None else len(data)
+            placed.members.append(
+                {"suffix": suffix, "offset": tar.offset + BLOCK, "length": length}
+            )
+            if data is None:
+                _copy_file(tar, _header(name, length), record.files[suffix])
+            else:
+                tar.addfile(_header(name, length), io.BytesIO(data))
+    except _Lost as error:  # headers are written by now: the record is taken back
+        file.seek(start)
+        file.truncate()
+        tar.offset = start
+        return Placed(record.key, fault=str(error))
+    finally:
+        tar.members = []  # type: ignore[attr-defined]  # it would keep them all
     return placed
+
+
+def _header(name: str, length: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = length, 0o644
+    return member
+
+
+def _copy_file(tar: tarfile.TarFile, member: tarfile.TarInfo, part: FilePart) -> None:
+    try:
+        file = open(part.path, "rb")  # noqa: SIM115  # faults of writing are another's
+    except OSError as error:
+        raise _Lost(_unreadable(error)) from error
+    with file:
+        file.seek(part.offset)
+        source = _Hashing(file)
+        tar.addfile(member, cast(IO[bytes], source))
+    if source.sha256.hexdigest() != part.sha256:
+        raise _Lost(CHANGED)
+
+
+class _Hashing:
+    """Reads a file once, for its copy and its hash."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.sha256 = file, hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        """Give exactly so many bytes."""
+        try:
+            data = self._file.read(size)
+        except OSError as error:
+            raise _Lost(_unreadable(error)) from error
+        if len(data) < size:
+            raise _Lost(CHANGED)
+        self.sha256.update(data)
+        return data
+
+
+CHANGED = "the file changed while it was read"
+
+
+def _unreadable(error: OSError) -> str:
+    return f"the file cannot be read: {error.strerror or error}"
 
 
 def read(path: str) -> Iterator[Record]:

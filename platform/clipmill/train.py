@@ -4,16 +4,17 @@ Knows neither Ray nor MLflow, neither files nor the plan. Whoever iterates decid
 and when to write a checkpoint.
 """
 
+import functools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from clipmill import augment
+from clipmill import augment, device
 from clipmill.errors import RunError
 from clipmill.plugin import Sample
 from clipmill.takes import Draw, View
@@ -43,7 +44,8 @@ class Step:
     metrics: dict[str, torch.Tensor]
     digests: list[bytes]
     learning_rate: float
-    wait_seconds: float
+    wait_seconds: float  # for the next batch
+    copy_seconds: float  # to the device, and preparing it there; beside the step where it can be
     compute_seconds: float
 
 
@@ -57,24 +59,33 @@ def steps(
 ) -> Iterator[Step]:
     """Train on each batch in turn, the first being step `done` + 1."""
     model.train()
-    asked = time.perf_counter()
-    for number, batch in enumerate(batches, done + 1):
+    prepare = functools.partial(augment.prepared, view=loop.view, training=True)
+    times = device.Times()
+    before, asked = device.Times(), time.perf_counter()
+    for number, ready in enumerate(
+        device.to_device(batches, loop.device, prepare, times=times), done + 1
+    ):
         came = time.perf_counter()
         rate = _set_learning_rate(optimizer, factor(loop.schedule, number - 1, loop.steps))
         _reseed(loop, number)
-        metrics = _step(model, optimizer, batch, loop)
-        digests = [bytes(row) for row in np.ascontiguousarray(batch["digest"])]
-        over = time.perf_counter()
-        yield Step(number, metrics, digests, rate, came - asked, over - came)
+        metrics = _step(model, optimizer, ready.tensors, loop)
+        digests = [bytes(row) for row in np.ascontiguousarray(ready.batch["digest"])]
+        waited = min(came - asked, times.wait_seconds - before.wait_seconds)
+        copied = times.copy_seconds + times.prepare_seconds
+        copied -= before.copy_seconds + before.prepare_seconds
+        before, over = replace(times), time.perf_counter()
+        yield Step(number, metrics, digests, rate, waited, copied, over - came)
         asked = time.perf_counter()
 
 
 def _step(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Sample, loop: Loop
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, torch.Tensor],
+    loop: Loop,
 ) -> dict[str, torch.Tensor]:
-    tensors = augment.prepare(batch, loop.view, training=True, device=loop.device)
     # A rank with fewer takes than its share counts less: the gradient is that of the whole batch.
-    weight = len(batch["position"]) * loop.world / loop.batch
+    weight = len(tensors["position"]) * loop.world / loop.batch
     metrics: dict[str, torch.Tensor] = {}
 
     def closure() -> torch.Tensor:

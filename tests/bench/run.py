@@ -19,16 +19,22 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+import augment
 import catalog
 import decode
+import feed
 import ingest
+import plan
 from row import Row
 
 RESULTS = Path(__file__).with_name("results.json")
 BENCHMARKS: Mapping[str, Callable[[int], list[Row]]] = {
+    "augment": augment.measure,
     "catalog": catalog.measure,
     "decode": decode.measure,
+    "feed": feed.measure,
     "ingest": ingest.measure,
+    "plan": plan.measure,
 }
 
 

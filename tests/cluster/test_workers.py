@@ -85,5 +85,5 @@ def test_two_workers_one_of_them_killed_train_on_the_same_takes(
 
 
 def test_too_many_workers_for_the_machine_are_refused(dataset: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="4 workers on 2 CPUs; wanted 2.5 CPUs"):
+    with pytest.raises(ValueError, match="4 workers on 2 CPUs; wanted a CPU for each"):
         api.train(run_recipe(dataset, tmp_path, "many", workers=4))

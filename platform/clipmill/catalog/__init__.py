@@ -6,6 +6,9 @@ how rows are stored and filtered, not how records are made or read.
 
 from clipmill.catalog.digests import digest_of, stale_digests, with_digests
 from clipmill.catalog.files import load, quarantine, read, save, save_pieces
+from clipmill.catalog.joined import joined
+from clipmill.catalog.links import Links, links_digest
+from clipmill.catalog.member import member, member_part
 from clipmill.catalog.schema import (
     CURATION,
     IDENTITY,
@@ -29,9 +32,14 @@ __all__ = [
     "VIDEO_SUFFIX",
     "Catalog",
     "Filter",
+    "Links",
     "Names",
     "digest_of",
+    "joined",
+    "links_digest",
     "load",
+    "member",
+    "member_part",
     "parse",
     "quarantine",
     "read",

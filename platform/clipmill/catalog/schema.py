@@ -75,6 +75,9 @@ IDENTITY = (
 # Few values, many rows: in memory each is a number in a list of names.
 FEW_VALUES = ("shard", "suffix", "split", "label", "group", "frames_from", "licence")
 
+# Columns that are of no use for making a sample, and long: rows for the feed come without them.
+NOT_FOR_SAMPLES = ("sha256", "source_sha256", "phash", "near", "record_digest")
+
 IDENTITY_1 = ("key", "sha256", "split", "label", "frames", "fps", "width", "height")
 
 

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipmill import storage
-from clipmill.catalog.schema import FEW_VALUES
+from clipmill.catalog.rows import RowMaker
+from clipmill.catalog.schema import FEW_VALUES, NOT_FOR_SAMPLES, SCHEMA
 from clipmill.errors import DataError
 
 Places = NDArray[np.int64]  # row numbers, rising
@@ -24,7 +25,10 @@ Places = NDArray[np.int64]  # row numbers, rising
 # A row read at random costs its whole group, a column read whole costs something a group.
 GROUP_ROWS = 1 << 13
 PIECE_GROUPS = 32  # read at once where a column is read whole
-KEPT_BYTES = 48 << 20  # of groups that rows were read from
+# Of groups that rows were read from. Some two million rows: with more, rows in random order cost
+# a group each, and a plan is better made with a shuffle window.
+KEPT_BYTES = 512 << 20
+LEAN = [name for name in SCHEMA.names if name not in NOT_FOR_SAMPLES]
 
 
 class Stored(Protocol):
@@ -42,8 +46,8 @@ class Stored(Protocol):
         With `few_values`, columns of few values come as numbers and their names.
         """
 
-    def rows(self, places: Sequence[int]) -> list[dict[str, Any]]:
-        """Give single rows, in the order asked."""
+    def rows(self, places: Sequence[int], *, lean: bool = False) -> list[dict[str, Any]]:
+        """Give single rows, in the order asked; lean ones without NOT_FOR_SAMPLES."""
 
 
 class InMemory:
@@ -52,6 +56,10 @@ class InMemory:
     def __init__(self, table: pa.Table) -> None:
         self.table = table
         self.num_rows = int(table.num_rows)
+        self._kept: dict[bool, RowMaker] = {}
+
+    def __reduce__(self) -> tuple[type["InMemory"], tuple[pa.Table]]:
+        return InMemory, (self.table,)
 
     def pieces(
         self, names: Sequence[str], places: Places | None, *, few_values: bool = False
@@ -61,9 +69,11 @@ class InMemory:
         table = table if places is None else table.take(pa.array(places))
         yield _as_numbers(table) if few_values else table
 
-    def rows(self, places: Sequence[int]) -> list[dict[str, Any]]:
+    def rows(self, places: Sequence[int], *, lean: bool = False) -> list[dict[str, Any]]:
         """Give single rows, in the order asked."""
-        return [_row(self.table, place) for place in places]
+        if lean not in self._kept:
+            self._kept[lean] = RowMaker(self.table.select(LEAN) if lean else self.table)
+        return [self._kept[lean].row(place) for place in places]
 
 
 class InFile:
@@ -92,7 +102,8 @@ class InFile:
         counts = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
         self.num_rows = int(footer.num_rows)
         self._first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self._kept: OrderedDict[int, tuple[pa.Table, int]] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, bool], RowMaker] = OrderedDict()
+        self._kept_bytes = 0
 
     def __reduce__(self) -> tuple[type["InFile"], tuple[str]]:
         return InFile, (self.path,)
@@ -128,24 +139,25 @@ class InFile:
             table = self._read(needed.tolist(), names, few_values)
             yield table.take(pa.array(chosen - self._first[inside] + starts[rank]))
 
-    def rows(self, places: Sequence[int]) -> list[dict[str, Any]]:
+    def rows(self, places: Sequence[int], *, lean: bool = False) -> list[dict[str, Any]]:
         """Give single rows, in the order asked; each group is read once."""
-        found: dict[int, dict[str, Any]] = {}
-        for place in sorted(set(places)):
-            group = int(np.searchsorted(self._first, place, side="right")) - 1
-            found[place] = _row(self._group(group), place - int(self._first[group]))
-        return [dict(found[place]) for place in places]
+        groups = (np.searchsorted(self._first, places, side="right") - 1).tolist()
+        makers = {group: self._group(group, lean) for group in sorted(set(groups))}
+        first = self._first.tolist()
+        pairs = zip(places, groups, strict=True)
+        return [makers[group].row(place - first[group]) for place, group in pairs]
 
-    def _group(self, group: int) -> pa.Table:
-        """A group with all its columns; the last few asked for are kept."""
+    def _group(self, group: int, lean: bool) -> RowMaker:
+        """A group with its columns; the last few asked for are kept."""
         with self._lock:
-            if group not in self._kept:
-                table = self._read([group], None, few_values=True)
-                self._kept[group] = table, int(table.nbytes)
-            self._kept.move_to_end(group)
-            while len(self._kept) > 1 and sum(size for _, size in self._kept.values()) > KEPT_BYTES:
-                self._kept.popitem(last=False)
-            return self._kept[group][0]
+            if (group, lean) not in self._kept:
+                made = RowMaker(self._read([group], LEAN if lean else None, few_values=True))
+                self._kept[group, lean] = made
+                self._kept_bytes += made.num_bytes
+            self._kept.move_to_end((group, lean))
+            while len(self._kept) > 1 and self._kept_bytes > KEPT_BYTES:
+                self._kept_bytes -= self._kept.popitem(last=False)[1].num_bytes
+            return self._kept[group, lean]
 
     def _read(
         self, groups: Sequence[int], names: Sequence[str] | None, few_values: bool
@@ -164,6 +176,7 @@ class Names(Sequence[str]):
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         self._column = column
+        self._first = np.cumsum([0, *map(len, column.chunks)])
 
     def __len__(self) -> int:
         return len(self._column)
@@ -178,6 +191,19 @@ class Names(Sequence[str]):
             return self._column.take(picked).to_pylist()  # type: ignore[no-any-return]
         return self._column[int(place)].as_py()  # type: ignore[no-any-return]
 
+    def picked(self, places: NDArray[np.integer[Any]]) -> list[str]:
+        """Some texts, in the order asked."""
+        chunk = np.searchsorted(self._first, places, side="right") - 1
+        inside = places - self._first[chunk]
+        chunks = self._column.chunks
+        pairs = zip(chunk.tolist(), inside.tolist(), strict=True)
+        return [chunks[number][place].as_py() for number, place in pairs]
+
+    @property
+    def column(self) -> pa.ChunkedArray:
+        """The texts as Arrow has them."""
+        return self._column
+
     def __iter__(self) -> Iterator[str]:
         for chunk in self._column.chunks:
             yield from chunk.to_pylist()
@@ -191,11 +217,6 @@ class Names(Sequence[str]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} names>"
-
-
-def _row(table: pa.Table, place: int) -> dict[str, Any]:
-    row: dict[str, Any] = table.slice(place, 1).to_pylist()[0]
-    return row
 
 
 def _as_numbers(table: pa.Table) -> pa.Table:

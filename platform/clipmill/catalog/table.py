@@ -6,20 +6,22 @@ the same file. Knows neither how a catalog is written nor how it is found.
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clipmill import storage
 from clipmill.catalog.digests import MissingDigestError, digest_of, digest_of_digests
-from clipmill.catalog.schema import FEW_VALUES, MEASURES, SCHEMA, VIDEO_SUFFIX
+from clipmill.catalog.links import Links, grouped, read_links
+from clipmill.catalog.member import member, member_part
+from clipmill.catalog.schema import FEW_VALUES, MEASURES, SCHEMA
 from clipmill.catalog.stored import InMemory, Names, Places, Stored
-from clipmill.catalog.where import Filter, parse
-from clipmill.errors import DataError
+from clipmill.catalog.where import Filter, column_of, numbers_of, parse
+
+Picks = NDArray[np.integer[Any]]  # rows, any of them several times
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,8 @@ class Catalog:
     stored: Stored = field(repr=False)
     meta: dict[str, Any] = field(repr=False)
     places: Places | None = field(default=None, repr=False)  # of its rows in the file; None: all
+    whole: "tuple[Catalog, Picks] | None" = field(default=None, repr=False)  # picked from there
+    beside: str | None = field(default=None, repr=False)  # a file of hard negatives
 
     def __post_init__(self) -> None:
         if isinstance(self.stored, pa.Table):
@@ -55,6 +59,16 @@ class Catalog:
         return {name: place for place, name in enumerate(self.classes)}
 
     @property
+    def metas(self) -> list[dict[str, Any]]:
+        """What is told of each of its datasets; mostly it is one."""
+        return list(self.meta.get("datasets", [self.meta]))
+
+    @property
+    def folders(self) -> list[str]:
+        """The folder of each of its datasets."""
+        return list(self.meta.get("folders", [self.folder]))
+
+    @property
     def table(self) -> pa.Table:
         """All rows with all columns, for small catalogs and for those who write them anew."""
         pieces = list(self.stored.pieces(SCHEMA.names, self.places))
@@ -70,7 +84,7 @@ class Catalog:
             return digest_of(self.table)
 
     @functools.cached_property
-    def keys(self) -> Sequence[str]:
+    def keys(self) -> Names:
         """Keys in row order."""
         return Names(self._text("key"))
 
@@ -90,6 +104,8 @@ class Catalog:
         return {}
 
     def _read_column(self, name: str) -> NDArray[Any]:
+        if self.whole:
+            return self.whole[0].column(name)[self.whole[1]]
         if name in FEW_VALUES:
             names, numbers = self.numbered(name)
             return np.array([*names, None], object)[numbers]  # -1, no value, takes the last
@@ -100,13 +116,14 @@ class Catalog:
         return np.concatenate(columns) if columns else empty
 
     def numbered(self, name: str) -> tuple[list[str], NDArray[np.int64]]:
-        """A column of few values: the sorted names, and each row's place among them or -1."""
+        """A column of texts: the sorted names, and each row's place among them or -1."""
         known: dict[str | None, int] = {}
         parts: list[NDArray[np.int64]] = []
         for piece in self.stored.pieces([name], self.places, few_values=True):
             for chunk in piece[name].chunks:
-                told = [known.setdefault(v, len(known)) for v in chunk.dictionary.to_pylist()]
-                numbers = chunk.indices.fill_null(len(told)).to_numpy(zero_copy_only=False)
+                coded = chunk if name in FEW_VALUES else chunk.dictionary_encode()
+                told = [known.setdefault(v, len(known)) for v in coded.dictionary.to_pylist()]
+                numbers = coded.indices.fill_null(len(told)).to_numpy(zero_copy_only=False)
                 parts.append(np.array([*told, -1], np.int64)[numbers])
         numbers = np.concatenate(parts) if parts else np.empty(0, np.int64)
         there = np.bincount(numbers[numbers >= 0], minlength=len(known)) > 0
@@ -136,35 +153,83 @@ class Catalog:
     @functools.cached_property
     def labels(self) -> NDArray[np.int64]:
         """The place of each record's class among `classes`; -1 where it has none."""
+        if self.whole:
+            return self.whole[0].labels[self.whole[1]]
         names, numbers = self.numbered("label")
         return np.array([*(self._target_of.get(name, -1) for name in names), -1])[numbers]
 
+    @functools.cached_property
+    def datasets(self) -> NDArray[np.int64]:
+        """The number of the dataset that each record is of."""
+        if self.whole:
+            return self.whole[0].datasets[self.whole[1]]
+        number = getattr(self.stored, "datasets", None)
+        return number(self.places) if number else np.zeros(len(self), np.int64)
+
+    @property
+    def records(self) -> Picks:
+        """A number a row that is the same for rows of the same record, where some come twice."""
+        return self.whole[1] if self.whole else np.arange(len(self))
+
+    def values(self, name: str) -> NDArray[np.float64]:
+        """A column of numbers, or an attribute that holds such: `motion`, `attributes.level`."""
+        if self.whole:
+            return self.whole[0].values(name)[self.whole[1]]
+        pieces = self.stored.pieces(column_of(name), self.places)
+        parts = [numbers_of(piece, name) for piece in pieces]
+        return np.concatenate([np.empty(0), *parts])
+
+    @functools.cached_property
+    def negatives(self) -> Links | None:
+        """The rows stored as hard negatives for each row, where a plan names a file of them."""
+        if self.beside is None:
+            return None
+        if self.whole is None:
+            return read_links(self.beside, self.keys.column)
+        whole, rows = self.whole
+        if whole.negatives is None:
+            return None
+        starts, linked = whole.negatives
+        found = np.full(len(whole), -1, np.int64)
+        found[rows[::-1]] = np.arange(len(rows))[::-1]  # of rows of the same record the first
+        counts = np.diff(starts)[rows]
+        inside = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        there = found[linked[np.repeat(starts[rows], counts) + inside]]
+        owner = np.repeat(np.arange(len(rows)), counts)
+        return grouped(owner[there >= 0], there[there >= 0], len(rows))
+
     def row(self, place: int) -> dict[str, Any]:
-        """One record as a plain dict, with `target`: its class as a number."""
+        """One record as a plain dict, with `target` (its class as a number) and its `folder`."""
         return self.rows([place])[0]
 
-    def rows(self, places: Iterable[int]) -> list[dict[str, Any]]:
-        """Some records as plain dicts, in the order asked."""
+    def rows(self, places: Iterable[int], *, lean: bool = False) -> list[dict[str, Any]]:
+        """Some records as plain dicts, in the order asked; lean: without NOT_FOR_SAMPLES."""
         asked = [range(len(self))[int(place)] for place in places]  # refuses what is beyond
         inner = asked if self.places is None else self.places[asked].tolist()
-        rows = self.stored.rows(inner)
-        return [{**row, "target": self._target_of.get(row["label"], -1)} for row in rows]
+        rows = self.stored.rows(inner, lean=lean)
+        return [
+            {"folder": self.folder, **row, "target": self._target_of.get(row["label"], -1)}
+            for row in rows
+        ]
 
     def read(self, row: dict[str, Any], suffix: str | None = None) -> bytes:
         """The bytes of a record's member, or of its video, by one range read."""
-        return self.read_part(row, suffix, 0, None)
+        return member({"folder": self.folder, **row}, suffix)
 
     def read_part(
         self, row: dict[str, Any], suffix: str | None, offset: int, length: int | None
     ) -> bytes:
         """Some bytes of a record's member (None: its video); without a length all from there on."""
-        wanted = suffix or row.get("suffix") or VIDEO_SUFFIX
-        for member in row["members"]:
-            if member["suffix"] == wanted:
-                shard = storage.join(self.folder, row["shard"])
-                count = member["length"] - offset if length is None else length
-                return storage.read_range(shard, member["offset"] + offset, count)
-        raise DataError(f"record {row['key']} has no member .{wanted}", "a dataset that has it")
+        return member_part({"folder": self.folder, **row}, suffix, offset, length)
+
+    def picked(self, rows: Picks) -> "Catalog":
+        """Some records, rising, any of them several times: each time a row of its own."""
+        places = rows.astype(np.int64) if self.places is None else self.places[rows]
+        return Catalog(self.folder, self.stored, self.meta, places, (self, rows), self.beside)
+
+    def with_negatives(self, path: str | None) -> "Catalog":
+        """The same with a file of hard negatives (key, keys) beside it."""
+        return replace(self, beside=path) if path else self
 
     def part(self, *, split: str | None = None, where: str | None = None) -> "Catalog":
         """The records of a split that fulfil an expression such as `duration > 2`."""
@@ -175,7 +240,7 @@ class Catalog:
             places = chosen if places is None else places[chosen]
         if where:
             places = self._fulfilling(parse(where), places)
-        return Catalog(self.folder, self.stored, self.meta, places)
+        return Catalog(self.folder, self.stored, self.meta, places, beside=self.beside)
 
     def _fulfilling(self, wanted: Filter, places: Places | None) -> Places:
         masks = [np.empty(0, np.bool_)]

@@ -85,6 +85,31 @@ def parse(text: str) -> Filter:
     return Filter(text, columns, frozenset(_compared(node)) & set(MEASURES), made)
 
 
+def column_of(name: str) -> list[str]:
+    """The column that holds a value: `motion`, or `attributes` of `attributes.level`."""
+    if name.startswith("attributes."):
+        return ["attributes"]
+    name = ALIASES.get(name, name)
+    kind = SCHEMA.field(name).type if name in SCHEMA.names else None
+    if kind is None or not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        near = difflib.get_close_matches(name, SCHEMA.names, n=1)
+        hint = f"did you mean {near[0]}?" if near else "name one such as motion"
+        raise UsageError(f"{name!r} is no column of numbers", "one, or attributes.NAME", hint)
+    return [name]
+
+
+def numbers_of(table: pa.Table, name: str) -> NDArray[np.float64]:
+    """Values as numbers, NaN where there is none; the table has the column of `column_of`."""
+    column = table[column_of(name)[0]]
+    if name.startswith("attributes."):
+        column = pc.map_lookup(column, name.partition(".")[2], "first")
+    try:
+        made = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowException as error:
+        raise UsageError(f"{name} holds {str(error).splitlines()[0]}", "numbers") from error
+    return np.asarray(made, np.float64)
+
+
 def _no_filter(text: str, reason: str, column: str = "") -> UsageError:
     near = difflib.get_close_matches(column, [*SCHEMA.names, *ALIASES], n=3, cutoff=0.7)
     near = list(dict.fromkeys(ALIASES.get(name, name) for name in near))

@@ -260,6 +260,27 @@ def plan(
     return api.plan(recipe, overrides or (), ranks=ranks, epochs=epochs, dump=dump)
 
 
+def _show_look(result: dict[str, Any]) -> None:
+    shown = ("position", "label", "key", "first_seconds", "last_seconds")
+    screen.table(result["file"], shown, [[t.get(key) for key in shown] for t in result["takes"]])
+
+
+@verb(app, "look", _show_look)
+def look(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    out: Annotated[
+        str | None, typer.Option(help="A .png or .jpg file to write; else NAME-STAGE.png here.")
+    ] = None,
+    stage: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    batch: Annotated[int, typer.Option(min=0, help="Which batch, from 0.")] = 0,
+) -> dict[str, Any]:
+    """Draw a batch as the model sees it, a row a take; writes one picture."""
+    from clipmill import api
+
+    return api.look(recipe, overrides or (), out=out, stage=stage, batch=batch)
+
+
 def _show_run(result: dict[str, Any]) -> None:
     if "recipe" in result:
         import yaml
@@ -267,6 +288,36 @@ def _show_run(result: dict[str, Any]) -> None:
         print(yaml.safe_dump(result["recipe"], sort_keys=False), end="")
     else:
         screen.pairs(result)
+
+
+def _show_feed(result: dict[str, Any]) -> None:
+    shown = (
+        "clips",
+        "clips_per_second",
+        "wait_share",
+        "first_batch_seconds",
+        "cpu_ms_a_clip",
+        "bad",
+    )
+    screen.pairs({**{name: result[name] for name in shown}, "verdict": result["verdict"]})
+
+
+@verb(app, "feed", _show_feed)
+def feed(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(min=2, help="Batches to take.")] = 100,
+    step_ms: Annotated[float, typer.Option(min=0, help="What a pretended step takes.")] = 0.0,
+    threads: Annotated[bool, typer.Option("--threads", help="Decode here, without Ray.")] = False,
+    address: Address = None,
+) -> dict[str, Any]:
+    """Run the feed alone against a pretended step, and tell what limits; writes nothing."""
+    from clipmill import api
+
+    return api.measure_feed(
+        recipe, overrides or (), steps=steps, step_ms=step_ms, threads=threads, address=address,
+        progress=on_screen.progress,
+    )  # fmt: skip
 
 
 @verb(app, "train", _show_run)

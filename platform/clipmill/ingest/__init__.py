@@ -27,7 +27,7 @@ from clipmill.ingest.forget import forget
 from clipmill.ingest.options import MEASURES, Options, revived_options, with_filter_measures
 from clipmill.ingest.state import Outcome, Row, State
 from clipmill.ingest.verify import verify
-from clipmill.ingest.write import RECEIPTS, counting, receipt_path, shared, write_shard
+from clipmill.ingest.write import RECEIPTS, receipt_rows, shared, write_shard
 
 __all__ = ["MEASURES", "Options", "forget", "run", "verify"]
 
@@ -164,32 +164,38 @@ class _Ingest:
         self._use_ray()
         rows = self._write_shards(plan, change)
         parts = {part.key: part for part in change.parts}  # receipts may be of an earlier run
-        good = {r["key"]: {**r, **parts[r["key"]].row} for r in rows if r["members"]}
-        names = (*state.LEDGER_SCHEMA.names,)
-        bad = [row for row in rows if not row["members"]]
-        return good, {row["key"]: {name: row.get(name) for name in names} for row in bad}
+        good: dict[str, Row] = {}
+        bad: dict[str, Row] = {}
+        for row in rows:
+            if row["members"]:
+                good[row["key"]] = {**row, **parts[row["key"]].row}
+            else:
+                bad[row["key"]] = {name: row.get(name) for name in state.LEDGER_SCHEMA.names}
+        return good, bad
 
-    def _write_shards(self, plan: list[dict[str, Any]], change: Change) -> list[Row]:
+    def _write_shards(self, plan: list[dict[str, Any]], change: Change) -> Iterator[Row]:
+        """Write all shards of the plan; then give the rows of their receipts, one by one."""
         import ray.data
 
         total = len(change.parts)
         # Each shard under way is a process, and keeps some 64 pieces busy: a few will do.
         at_once = min(len(plan), 2 + cluster.cpus() // 16)
         common = shared(self.out, self.options, cluster.cpus())
-        rows = [{**_travelling(shard, change.copied), **common} for shard in plan]
-        with counting(total, self.tell) as counter:
-            dataset = ray.data.from_items(
-                [{"row": json.dumps(row)} for row in rows], override_num_blocks=len(rows)
-            )
-            written = dataset.map(
-                lambda row: write_shard({**json.loads(row["row"]), "counter": counter}),
-                num_cpus=0.01,
-                compute=ray.data.TaskPoolStrategy(size=at_once),
-            )
-            for told in written.iter_rows():
-                _raise_fault(told["fault"])
-        receipts = [storage.read_json(receipt_path(self.out, shard["name"])) for shard in plan]
-        return [row for receipt in receipts for row in receipt["rows"]]  # type: ignore[attr-defined]
+        rows = [
+            {"row": json.dumps({**_travelling(shard, change.copied), **common})} for shard in plan
+        ]
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+        written = dataset.flat_map(
+            lambda row: write_shard(json.loads(row["row"])),
+            num_cpus=0,  # it waits for its pieces; they hold the CPUs
+            compute=ray.data.TaskPoolStrategy(size=at_once),
+        )
+        written.context.target_max_block_size = 1  # each row is told at once, as progress
+        done = 0
+        for told in written.iter_rows():
+            _raise_fault(told["fault"])
+            self.tell("writing shards", done := done + told["done"], total)
+        return (row for shard in plan for row in receipt_rows(self.out, shard["name"]))
 
     def _commit(
         self,
@@ -239,7 +245,7 @@ class _Ingest:
 
 
 def _travelling(shard: dict[str, Any], copied: dict[str, Row]) -> dict[str, Any]:
-    parts = [part.plain() for part in shard["parts"]]
+    parts = [json.dumps(part.plain()) for part in shard["parts"]]  # as text they are small
     olds = {part.key: _plain_row(copied[part.key]) for part in shard["parts"] if part.key in copied}
     return {"name": shard["name"], "parts": parts, "olds": olds}
 
@@ -280,10 +286,12 @@ def _outcome(sides: Sorted, parts: Sequence[Part], faults: dict[str, Row]) -> Ou
 
 def _table(rows: dict[str, Row]) -> pa.Table:
     ordered = sorted(rows.values(), key=lambda row: (row["shard"], row["members"][0]["offset"]))
-    plain = [{name: row.get(name) for name in catalogs.SCHEMA.names} for row in ordered]
-    for row in plain:
-        row["record_digest"] = None  # it may be that of the row before its change
-    return pa.Table.from_pylist(plain, schema=catalogs.SCHEMA)
+    # The digest of a row may be that of the row before its change.
+    plain = (
+        {name: row.get(name) for name in catalogs.SCHEMA.names} | {"record_digest": None}
+        for row in ordered
+    )
+    return state.table_of(plain, catalogs.SCHEMA)
 
 
 def _classes(rows: Any) -> list[str]:

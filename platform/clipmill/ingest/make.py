@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from clipmill import catalog as catalogs
-from clipmill import storage, video
+from clipmill import shards, storage, video
 from clipmill.catalog import Catalog
 from clipmill.errors import ClipmillError, DataError
 from clipmill.ingest import jailed
@@ -23,7 +23,9 @@ from clipmill.ingest.arrange import IN_SIDECAR, Part
 from clipmill.ingest.examine import SURE_SECONDS, stage_of, told_of
 from clipmill.ingest.options import Options
 
-Made = tuple[dict[str, Any], dict[str, bytes]]  # catalog row, members by suffix
+COMPARED_BYTES = 1 << 20
+
+Made = tuple[dict[str, Any], shards.Record | None]  # row of the catalog, or of the ledger
 
 
 class _Changed(ClipmillError):
@@ -41,10 +43,11 @@ def make_piece(piece: Sequence[Part], options: Options) -> Iterator[Made]:
                     yield _make(part, path, options)
         except (ClipmillError, OSError) as error:
             for part in parts:
-                yield _fault(part, "read", told_of(error, path, source)), {}
+                yield fault(part, "read", told_of(error, path, source)), None
 
 
-def _fault(part: Part, stage: str, reason: str) -> dict[str, Any]:
+def fault(part: Part, stage: str, reason: str) -> dict[str, Any]:
+    """Row of the ledger for a part that could not be made."""
     return {"key": part.key, "stage": stage, "reason": reason, **part.place}
 
 
@@ -58,20 +61,25 @@ def _make(part: Part, path: str, options: Options) -> Made:
             seconds=SURE_SECONDS + options.seconds_a_second * part.duration_seconds,
             memory_bytes=options.memory_bytes,
         )
-        data = blobs[0] if blobs[0] else _unchanged(path, part)
+        data = _unchanged(path, part) if told["unchanged"] else blobs[0]
         if storage.stamp(part.source.path) != part.stamp:
             raise _Changed("the file changed while it was read", todo="run it again")
     except (ClipmillError, OSError) as error:
         stage = "read" if isinstance(error, _Changed) else stage_of(error, "decode")
-        return _fault(part, stage, told_of(error, path, part.source)), {}
+        return fault(part, stage, told_of(error, path, part.source)), None
     if told["corrupt_frames"] > options.max_corrupt_frames:
         reason = f"{told['corrupt_frames']} damaged frames; {'; '.join(told['faults'])}"
-        return _fault(part, "decode", reason), {}
+        return fault(part, "decode", reason), None
     return _finished(part, told, data, blobs[1])
 
 
-def _unchanged(path: str, part: Part) -> bytes:
-    """The file's own bytes, which are those that were examined."""
+def _unchanged(path: str, part: Part) -> bytes | shards.FilePart:
+    """The file's own bytes, which are those that were examined: where they lie, or themselves."""
+    source = part.source
+    if not storage.is_remote(source.path):
+        length = Path(path).stat().st_size
+        here = storage.absolute(source.path)
+        return shards.FilePart(here, source.offset or 0, length, part.sha256)
     data = Path(path).read_bytes()
     if hashlib.sha256(data).hexdigest() != part.sha256:
         raise _Changed("the file changed while it was read", todo="run it again")
@@ -90,15 +98,21 @@ def _asked(part: Part, path: str, options: Options) -> dict[str, Any]:
     }
 
 
-def _finished(part: Part, told: dict[str, Any], data: bytes, index: bytes) -> Made:
+def _finished(
+    part: Part, told: dict[str, Any], data: bytes | shards.FilePart, index: bytes
+) -> Made:
     facts = {name: told[name] for name in (
         "duration_seconds", "frames", "frames_from", "fps", "width", "height", "has_audio",
         "spans", "boxes", "suffix",
     )}  # fmt: skip
-    sha256 = part.sha256 if told["unchanged"] else hashlib.sha256(data).hexdigest()
+    own = data if isinstance(data, shards.FilePart) else None
+    made = b"" if isinstance(data, shards.FilePart) else data
+    sha256 = own.sha256 if own else hashlib.sha256(made).hexdigest()
     row = {**part.row, **facts, "sha256": sha256}
-    members = {told["suffix"]: data, "json": sidecar(row)}
-    return row, {**members, "idx": index} if index else members
+    members = {"json": sidecar(row), **({"idx": index} if index else {})}
+    if own:
+        return row, shards.Record(part.key, members, {told["suffix"]: own})
+    return row, shards.Record(part.key, {told["suffix"]: made, **members})
 
 
 def sidecar(row: dict[str, Any]) -> bytes:
@@ -119,7 +133,7 @@ def copied(part: Part, old: dict[str, Any], folder: str) -> Made:
         )  # fmt: skip
     made = {name: old[name] for name in catalogs.SCHEMA.names if name not in part.row}
     row = {**part.row, **made, "spans": old["spans"], "boxes": old["boxes"]}
-    return row, {**members, "json": sidecar(row)}
+    return row, shards.Record(part.key, {**members, "json": sidecar(row)})
 
 
 def records(request: dict[str, Any]) -> jailed.Answer:
@@ -144,7 +158,11 @@ def records(request: dict[str, Any]) -> jailed.Answer:
 
 
 def _same(path: str, data: bytes) -> bool:
-    return Path(path).stat().st_size == len(data) and Path(path).read_bytes() == data
+    if Path(path).stat().st_size != len(data):
+        return False
+    with open(path, "rb", buffering=0) as file:
+        pieces = (data[at : at + COMPARED_BYTES] for at in range(0, len(data), COMPARED_BYTES))
+        return all(file.read(COMPARED_BYTES) == piece for piece in pieces)
 
 
 def _spans(spans: list[dict[str, Any]], times: Any) -> list[dict[str, Any]]:

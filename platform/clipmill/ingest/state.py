@@ -6,10 +6,11 @@ must never come back. Knows files and rows, not how records are made.
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,6 +39,7 @@ LEDGER_SCHEMA = pa.schema([
 ])  # fmt: skip
 FORGOTTEN_REASON = "it was forgotten: forgotten.json holds its content's hash"
 SAME_SECONDS = 1e-6
+ROWS_AT_ONCE = 1024
 PASSING_STAGES = {"read", "limits"}  # faults that may be gone when it is tried again
 
 Row = dict[str, Any]
@@ -219,19 +221,31 @@ def sources_table(
 ) -> pa.Table:
     """One row a source: what it was when looked at, and what became of it."""
     sides = outcome.sides
-    rows = [
-        *(_row(each, outcome.side(each.source.name), outcome, look) for each in sides.taken),
-        *(_row(each, "quarantined", outcome, look) for each in sides.quarantined),
-        *(_row(each, "filtered", outcome, look) for each in sides.filtered),
-        *(_row(each, "duplicate", outcome, look, kept.source.name) for each, kept in sides.duplicates),
-    ]  # fmt: skip
-    for row in rows:
-        each = looked.get(row["source"])  # as it was seen, before it was sorted out
-        row["examined"] = json.dumps(each.plain()) if each else ""
-        content = row["source_sha256"] or row["source"]
-        row["since"] = state.since.get(content, state.generation)
-    rows.sort(key=lambda row: str(row["source"]))
-    return pa.Table.from_pylist(rows, schema=SOURCES_SCHEMA)
+    ends: list[tuple[Examined, str, str | None]] = [
+        *((each, outcome.side(each.source.name), None) for each in sides.taken),
+        *((each, "quarantined", None) for each in sides.quarantined),
+        *((each, "filtered", None) for each in sides.filtered),
+        *((each, "duplicate", kept.source.name) for each, kept in sides.duplicates),
+    ]
+    ends.sort(key=lambda end: printable(end[0].source.name))
+
+    def rows() -> Iterator[Row]:
+        for each, side, duplicate_of in ends:
+            row = _row(each, side, outcome, look, duplicate_of)
+            seen = looked.get(row["source"])  # as it was, before it was sorted out
+            content = row["source_sha256"] or row["source"]
+            since = state.since.get(content, state.generation)
+            yield {**row, "examined": json.dumps(seen.plain()) if seen else "", "since": since}
+
+    return table_of(rows(), SOURCES_SCHEMA)
+
+
+def table_of(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
+    """A table of rows that need not all be there at once."""
+    coming, tables = iter(rows), [schema.empty_table()]
+    while some := list(itertools.islice(coming, ROWS_AT_ONCE)):
+        tables.append(pa.Table.from_pylist(some, schema=schema))
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def _row(

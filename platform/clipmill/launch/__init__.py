@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from clipmill import catalog as catalogs
 from clipmill import checkpoint, cluster, infer, storage, track, video
 from clipmill import evaluate as evaluation
 from clipmill import plan as plans
@@ -37,7 +36,7 @@ def run(
     started, home = time.monotonic(), folder_of(given)
     if given.track.register_:
         track.check_name(given.track.register_)
-    catalog = catalogs.load(given.data.path)
+    catalog = plans.catalog_of(given.data)
     plans.make(given, "train", catalog)  # refuse what cannot work before anything is written
     _check_new(given, home)
     with storage.holding(home.path, f"clipmill train {given.run.name}"):
@@ -113,12 +112,13 @@ def _trained(given: Recipe, home: Folder, address: str | None) -> None:
 
 
 def _check_cpus(given: Recipe) -> None:
-    # Workers hold half a CPU each, decode tasks half: with less, decoding never gets a turn.
-    cpus, wanted = cluster.cpus(), (given.train.workers + 1) / 2
-    if cpus < wanted:
+    # Decoding gets all CPUs: a task holds one, a training worker next to none. It stands still
+    # by itself when enough is ready, so a network on the CPU gets what it needs.
+    cpus = cluster.cpus()
+    if cpus < 1 or (given.train.workers > cpus and not torch.cuda.is_available()):
         raise RunError(
             f"{given.train.workers} workers on {cpus} CPUs",
-            f"{wanted:g} CPUs, so that some are left for decoding",
+            "a CPU for each, which it shares with decoding",
             "lower train.workers",
         )
 
@@ -137,7 +137,8 @@ def _fit(given: Recipe, home: Folder) -> None:
         scaling_config=ScalingConfig(
             num_workers=given.train.workers,
             use_gpu=gpu,
-            resources_per_worker={"CPU": 0.5, **({"GPU": 1} if gpu else {})},
+            resources_per_worker={"CPU": 0.01, **({"GPU": 1} if gpu else {})},
+            placement_strategy="PACK" if gpu else "SPREAD",
         ),
         torch_config=TorchConfig(timeout_s=120),
         run_config=RunConfig(  # type: ignore[call-arg]  # typed as that of Ray Train v1
@@ -192,6 +193,7 @@ def _finished(
         "metrics": {**_last_metrics(home), **metrics},
         "weights_sha256": state.weights_sha256,
         "takes_sha256": state.takes_sha256,
+        **_told_of_feed(home),
     }
     _close_tracked(given, home, run_id, state, metrics)
     if given.track.register_:
@@ -200,6 +202,14 @@ def _finished(
         result["version"] = made["version"]
     storage.put_json(home.result, result)
     return result
+
+
+def _told_of_feed(home: Folder) -> dict[str, Any]:
+    """What limited, and how many clips were bad; nothing where the run broke off at its end."""
+    if not storage.exists(home.feed):
+        return {}
+    figures: dict[str, Any] = storage.read_json(home.feed)
+    return {"bad_clips": len(read_metrics(home.bad_clips)), "verdict": figures["verdict"]}
 
 
 def _close_tracked(

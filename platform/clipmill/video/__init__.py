@@ -7,15 +7,20 @@ float32; times are seconds since the first frame shown. Knows no shards, catalog
 from clipmill.video.audio import decode_audio
 from clipmill.video.facts import VideoInfo, grid_frames, probe
 from clipmill.video.index import PacketIndex, index_of, unpacked
-from clipmill.video.indexed import decode_audio_indexed, decode_indexed
+from clipmill.video.indexed import decode_indexed
+from clipmill.video.motion import FLOW_STEPS_A_PIXEL, flow, motion_mask
 from clipmill.video.profile import PROFILES, Profile, Transcoded
-from clipmill.video.read import decode_frames, scaled_size
+from clipmill.video.read import decode_frames
 from clipmill.video.record import transcode
+from clipmill.video.rgb import scaled_size
+from clipmill.video.sound import decode_audio_indexed, sound_of
 from clipmill.video.source import Source
+from clipmill.video.spectrum import log_mel
 from clipmill.video.survey import Survey, survey
 from clipmill.video.write import encode
 
 __all__ = [
+    "FLOW_STEPS_A_PIXEL",
     "PROFILES",
     "PacketIndex",
     "Profile",
@@ -28,10 +33,14 @@ __all__ = [
     "decode_frames",
     "decode_indexed",
     "encode",
+    "flow",
     "grid_frames",
     "index_of",
+    "log_mel",
+    "motion_mask",
     "probe",
     "scaled_size",
+    "sound_of",
     "survey",
     "transcode",
     "unpacked",

@@ -14,7 +14,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from clipmill.video.facts import clockwise_rotation, shown_size
 from clipmill.video.profile import Profile
-from clipmill.video.read import scaled_size
+from clipmill.video.rgb import scaled_size
 from clipmill.video.source import Opened
 from clipmill.video.write import BT601, LIMITED_RANGE, Coding
 

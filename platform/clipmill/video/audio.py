@@ -12,7 +12,15 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 
 from clipmill.errors import UsageError, VideoError
-from clipmill.video.source import DEMUX_ERRORS, Opened, Source, decoded_frames, opened, told
+from clipmill.video.source import (
+    DEMUX_ERRORS,
+    Opened,
+    Source,
+    decoded_frames,
+    opened,
+    refuse_lack_of_memory,
+    told,
+)
 
 Samples = npt.NDArray[np.float32]
 
@@ -130,8 +138,10 @@ def sound_frames(video: Opened) -> Iterator[AudioFrame]:
             try:
                 yield from packet.decode()
             except av.FFmpegError as error:
+                refuse_lack_of_memory(video.name, video.faults, error)
                 video.faults.add(told(error))
     except DEMUX_ERRORS as error:
+        refuse_lack_of_memory(video.name, video.faults, error)
         video.faults.add(told(error))
 
 

@@ -10,17 +10,14 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
 
 from clipmill.errors import UsageError, VideoError
-from clipmill.video.facts import clockwise_rotation, shown_size
+from clipmill.video.rgb import Crop, Found, Pixels, pictures
 from clipmill.video.scan import Scan, is_disposable, scan, unit_prefix_bytes
 from clipmill.video.source import Opened, Source, cannot_decode, opened, packets
 from clipmill.video.timing import clock_for, frames_at_ticks, on_grid
 
 Numbers = npt.NDArray[np.int64]
-Found = tuple[list[int], VideoFrame]  # places in the result, and what goes there
-Crop = tuple[int, int, int, int]  # top, left, height, width, in scaled pixels
 
 
 def decode_frames(
@@ -30,8 +27,9 @@ def decode_frames(
     short_side: int | None = None,
     crop: Crop | None = None,
     rate: float | None = None,
-) -> npt.NDArray[np.uint8]:
-    """Give the asked frames as uint8 [T, H, W, 3], in the order asked.
+    out: Pixels | None = None,
+) -> Pixels:
+    """Give the asked frames as uint8 [T, H, W, 3], in the order asked; in `out` if it is given.
 
     Number n is the n-th frame shown, or, with a rate, the frame on screen n / rate seconds after
     the first one.
@@ -42,19 +40,10 @@ def decode_frames(
         table = scan(video, source)
         if table is not None:
             found = _from_key_frames(video, table, numbers, rate)
-            return pictures(video, found, len(numbers), short_side, crop)
+            return pictures(video, found, len(numbers), short_side, crop, out)
     with opened(source) as video:
         found = _from_the_beginning(video, numbers, rate)
-        return pictures(video, found, len(numbers), short_side, crop)
-
-
-def scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """Scale so that the shorter side becomes short_side, up or down; None keeps the size."""
-    shorter = min(height, width)
-    if short_side is None or short_side == shorter:
-        return height, width
-    longer = max(1, round(max(height, width) * short_side / shorter))
-    return (short_side, longer) if height <= width else (longer, short_side)
+        return pictures(video, found, len(numbers), short_side, crop, out)
 
 
 def checked(frame_numbers: Sequence[int] | Numbers) -> Numbers:
@@ -163,54 +152,3 @@ def _all_frames(video: Opened) -> Iterator[VideoFrame]:
             raise cannot_decode(f"{video.name}, frame {number}", error, video.faults) from error
         number += len(frames)
         yield from frames
-
-
-def pictures(
-    shown: Opened | tuple[int, int],
-    found: Iterator[Found],
-    count: int,
-    short_side: int | None,
-    crop: Crop | None,
-) -> npt.NDArray[np.uint8]:
-    """Convert the frames found into one array; `shown` is the video, or its height and width."""
-    result: npt.NDArray[np.uint8] | None = None
-    convert: _ToRgb | None = None
-    for positions, frame in found:
-        if convert is None or result is None:
-            rotation = 0 if isinstance(shown, tuple) else clockwise_rotation(frame)
-            size = shown if isinstance(shown, tuple) else shown_size(shown, rotation)
-            convert = _ToRgb(size, rotation, short_side, crop)
-            result = np.empty((count, *convert.size, 3), np.uint8)
-        result[positions] = convert(frame)
-    assert result is not None  # at least one number was asked and all were found
-    return result
-
-
-class _ToRgb:
-    """Scales, converts, turns and crops frames of one video."""
-
-    def __init__(
-        self, shown: tuple[int, int], rotation: int, short_side: int | None, crop: Crop | None
-    ) -> None:
-        height, width = scaled_size(*shown, short_side)
-        top, left, crop_height, crop_width = crop or (0, 0, height, width)
-        if not (
-            0 <= top <= top + crop_height <= height and 0 <= left <= left + crop_width <= width
-        ):
-            raise UsageError(f"crop {crop}", f"a part of {height} x {width}")
-        self.size = crop_height, crop_width
-        self._crop = slice(top, top + crop_height), slice(left, left + crop_width)
-        self._quarter_turns = rotation // 90
-        self._scaled = (width, height) if rotation % 180 else (height, width)
-        self._scaler = VideoReformatter()
-
-    def __call__(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
-        height, width = self._scaled
-        frame = self._scaler.reformat(
-            frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
-        )
-        plane = frame.planes[0]
-        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-        picture = rows[:height, : width * 3].reshape(height, width, 3)
-        turned: npt.NDArray[np.uint8] = np.rot90(picture, -self._quarter_turns)
-        return turned[self._crop]

@@ -31,6 +31,7 @@ Source = bytes | str | os.PathLike[str]
 MAX_PIXELS = 1 << 26  # 8192 x 8192: more is an attack or a mistake
 MAX_STREAMS = 64
 TOO_LARGE = "exceeds specified max pixel count"  # the decoder's words
+NO_MEMORY, NO_PICTURE = "get_buffer() failed", "image parameters invalid"  # its words too
 MAX_FAULTS = 20
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,flv,live_flv,ogg,asf,"
@@ -54,12 +55,17 @@ class Faults:
         self._log = log
         self._kept: dict[str, None] = {}
         self.too_large = ""  # what was told of a picture beyond all limits
+        self.lacks_memory = False  # the decoder may hide it behind another error, or none
 
     def settle(self) -> None:
         """Take in the raw log, so that a rotten hour does not fill the memory."""
+        before = ""
         for _, speaker, message in self._log:
             if TOO_LARGE in message:
                 self.too_large = message.partition(",")[0].strip()
+            if NO_MEMORY in message and NO_PICTURE not in before and not self.too_large:
+                self.lacks_memory = True
+            before = message
             if len(self._kept) < MAX_FAULTS:
                 words = re.sub(r"0x[0-9a-fA-F]+", "ADDRESS", " ".join(message.split()))
                 self._kept.setdefault(f"{speaker}: {words}" if speaker else words)
@@ -150,8 +156,20 @@ def told(error: Exception) -> str:
     return "a stream that its header does not name"
 
 
+def refuse_lack_of_memory(what: str, faults: Faults, error: Exception | None = None) -> None:
+    """Tell a lack of memory by its name, and by its kind as the cause: it is no damage."""
+    faults.settle()
+    if faults.lacks_memory or isinstance(error, MemoryError):
+        raise VideoError(
+            f"{what}: not enough memory to decode it",
+            "memory for some pictures of its size",
+            "give the process more memory or decode fewer videos at a time",
+        ) from (error if isinstance(error, MemoryError) else MemoryError())
+
+
 def cannot_decode(what: str, error: Exception, faults: Faults) -> VideoError:
     """Tell a codec library's error in the words of ours."""
+    refuse_lack_of_memory(what, faults, error)
     words = (told(error), *faults.listed()[-1:])
     if faults.too_large:
         return VideoError(f"{what}: {faults.too_large}", f"at most {MAX_PIXELS}", "leave it out")
@@ -171,6 +189,7 @@ def packets(video: Opened, *, strict: bool) -> Iterator[VideoPacket]:
     try:
         yield from video.container.demux(pictures)
     except DEMUX_ERRORS as error:
+        refuse_lack_of_memory(video.name, video.faults, error)
         if strict:
             raise cannot_decode(video.name, error, video.faults) from error
         video.undecodable_packets += 1
@@ -193,12 +212,13 @@ def _decoded(video: Opened, packet: "VideoPacket | None") -> list[VideoFrame]:
     try:
         frames = video.pictures.decode(packet)
     except av.FFmpegError as error:
+        refuse_lack_of_memory(video.name, video.faults, error)
         video.undecodable_packets += 1
         video.faults.add(told(error))
         if video.faults.too_large:
             raise cannot_decode(video.name, error, video.faults) from error
         return []
-    video.faults.settle()
+    refuse_lack_of_memory(video.name, video.faults)
     video.corrupt_frames += sum(frame.is_corrupt for frame in frames)
     return frames
 

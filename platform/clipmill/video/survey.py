@@ -18,7 +18,7 @@ from clipmill.errors import UsageError, VideoError
 from clipmill.video.audio import sound_pieces, stamp_seconds
 from clipmill.video.cuts import CUT_SIDE, Cuts
 from clipmill.video.facts import clockwise_rotation, probe
-from clipmill.video.read import scaled_size
+from clipmill.video.rgb import scaled_size
 from clipmill.video.scan import is_disposable, unit_prefix_bytes
 from clipmill.video.source import Opened, Source, VideoPacket, frames_of, opened, packets
 from clipmill.video.timing import ROUNDING_SECONDS, clock_for, on_grid

@@ -1,0 +1,143 @@
+"""A plan from a recipe: the datasets opened and joined, and what cannot work refused or told.
+
+The rules for what a record lacks are here as sentences; the feed keeps to them.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipmill import catalog as catalogs
+from clipmill import storage
+from clipmill.catalog import Catalog
+from clipmill.errors import PlanError
+from clipmill.plan.epochs import Plan
+from clipmill.plan.visits import Sampling
+from clipmill.recipe import Data, Recipe
+from clipmill.takes import Stage, View
+
+ROWS_IN_MEMORY = 2_000_000  # about what a catalog keeps of the groups that rows were read from
+
+
+def catalog_of(data: Data) -> Catalog:
+    """Open the datasets of a recipe, as one catalog."""
+    opened = [(each, catalogs.load(each.path)) for each in data.datasets]
+    whole = catalogs.joined(
+        [made.part(where=each.where) if each.where else made for each, made in opened]
+    )
+    return whole.with_negatives(_negatives(data, whole))
+
+
+def _negatives(data: Data, catalog: Catalog) -> str | None:
+    if data.negatives is None:
+        return None
+    if storage.is_remote(data.negatives) or os.path.isabs(data.negatives):
+        return data.negatives
+    return storage.join(catalog.folders[0], data.negatives)
+
+
+def make(recipe: Recipe, stage: Stage, catalog: Catalog | None = None) -> Plan:
+    """Make the plan of one stage of a recipe, or refuse what cannot work."""
+    whole = catalog or catalog_of(recipe.data)
+    split = recipe.data.split_of(stage)
+    part = whole.part(split=split, where=recipe.data.where)
+    if not len(part):
+        raise PlanError(
+            f"the split {split!r} of {whole.folder} has no records"
+            + (f" where {recipe.data.where}" if recipe.data.where else ""),
+            "at least one",
+            f"it has the splits {splits(whole)}",
+        )
+    train = recipe.train
+    sampling = _sampling(recipe.data, part) if stage == "train" else Sampling()
+    window = recipe.data.window
+    plan = Plan(part, recipe.plugin(), stage, train.seed, train.batch, window, sampling)
+    if stage == "train":
+        check_batch(plan)
+        check_ranks(plan, train.workers)
+    return plan
+
+
+def _sampling(data: Data, catalog: Catalog) -> Sampling:
+    easy = data.curriculum
+    if data.weights and len(data.weights) != len(catalog.metas):
+        raise PlanError(
+            f"{len(data.weights)} weights for {catalog.folder}",
+            "one for each dataset",
+            "give the datasets as a list in data.path",
+        )
+    return Sampling(
+        clips=data.clips,
+        weights=data.weights,
+        balance=data.balance,
+        easy_by=easy.by if easy else None,
+        easy_until=easy.until_epoch if easy else 0,
+        easy_descending=bool(easy and easy.descending),
+        aligned=data.aligned,
+        negatives=catalogs.links_digest(catalog.beside) if catalog.beside else "",
+    )
+
+
+def splits(catalog: Catalog) -> dict[str, int]:
+    """Records by split."""
+    return {str(name): count for name, count in catalog.counts("split").items()}
+
+
+def check_batch(plan: Plan) -> None:
+    """Refuse a batch that an epoch cannot fill."""
+    if plan.batch > plan.takes_in_catalog:
+        raise PlanError(
+            f"train.batch is {plan.batch}, an epoch has {plan.takes_in_catalog} takes",
+            "a batch no larger than an epoch",
+            f"set train.batch={plan.takes_in_catalog} or less",
+        )
+
+
+def check_ranks(plan: Plan, ranks: int) -> None:
+    """Refuse ranks that would have nothing to do in a batch."""
+    if ranks > plan.batch:
+        raise PlanError(
+            f"train.workers is {ranks}, train.batch {plan.batch}",
+            "at least one take of every batch for each worker",
+            "raise train.batch or lower train.workers",
+        )
+
+
+# --- what the records do not have
+
+
+def warnings(plan: Plan) -> list[str]:
+    """Tell what the views ask for and the records lack, and what the feed does then."""
+    dropped = plan.takes_in_catalog - plan.takes_per_epoch
+    told = [f"{dropped} takes of each epoch fill no batch and are left for the next order"]
+    views = plan.plugin.views()
+    used = [views[name] for name in plan.at(0, 1).views]
+    lacking = [_lacking(plan.catalog, view) for view in dict.fromkeys(used)]
+    texts = dict.fromkeys(text for each in lacking for text in each)
+    far = [
+        f"the rows of {len(plan.catalog)} records do not stay in memory, and in random order each "
+        "costs a read: set data.window=100000"
+    ]
+    is_far = plan.stage == "train" and not plan.window and len(plan.catalog) > ROWS_IN_MEMORY
+    return (told if dropped else []) + list(texts) + (far if is_far else [])
+
+
+def _lacking(catalog: Catalog, view: View) -> list[str]:
+    fps = catalog.column("fps")
+    side = np.minimum(catalog.column("height"), catalog.column("width"))
+    short = catalog.column("frames") < view.span_frames(fps)
+    slow = (fps < view.rate * (1 - 1e-6)) & (view.frames > 1)
+    rules: list[tuple[NDArray[Any], str]] = [
+        (short, "shorter than a clip: their last frame stands still"),
+        (slow, f"of fewer than {view.rate:g} frames a second: frames repeat"),
+        (side < view.resize, f"smaller than {view.resize} pixels: they are scaled up"),
+    ]
+    if "audio" in view.streams:
+        rules += [
+            (catalog.column("has_audio") != True, "without sound: it is silence"),  # noqa: E712
+            (short, "shorter than a clip: their sound ends in silence"),
+        ]
+    counted = [(int(np.count_nonzero(lacks)), text) for lacks, text in rules]
+    return [f"{count} of {len(catalog)} videos are {text}" for count, text in counted if count]
