@@ -145,8 +145,8 @@ def verbs(group: Any = None, above: str = "") -> dict[str, Any]:
 
 def test_the_verbs_are_those_of_the_stages_that_exist() -> None:
     assert " ".join(sorted(verbs())) == (
-        "browse evaluate feed forget ingest inspect look plan plugins check plugins list "
-        "plugins show predict promote resume runs schema serve show stats train verify worlds make"
+        "browse clean compare evaluate feed forget ingest inspect look plan plugins check plugins list "
+        "plugins show predict promote resume runs schema serve show stats sweep trace train verify worlds make"
     )
 
 
@@ -161,7 +161,7 @@ def test_every_verb_has_help_and_json(name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["trian"], "No such command 'trian'. Did you mean 'train'?"),
+        (["trian"], "No such command 'trian'. Did you mean 'train', 'trace'?"),
         (["train"], "Missing argument"),
         (["ingest", "x"], "Missing option '--out'"),
         (["runs", "--jsn"], "No such option: --jsn"),
@@ -257,6 +257,31 @@ def test_evaluate(home: Home) -> None:
     assert good["metrics"]["accuracy"] > bad["metrics"]["accuracy"]
     elsewhere = told("evaluate", "good", home.data, "--runs", home.runs)
     assert elsewhere["metrics"] == good["metrics"]
+
+
+def test_evaluate_by_another_protocol_with_pictures(home: Home, tmp_path: Path) -> None:
+    words = ("evaluate", "good", "--runs", home.runs, "--split", "train", "--clips", 2)
+    value = told(*words, "--originals", "--pictures", tmp_path / "p", "--where", "label == 'dark'")
+    assert (value["videos"], value["clips"], value["protocol"]["clips"]) == (4, 8, 2)
+    assert value["originals"]["videos"] == 4 and value["originals"]["gone"] == 0
+    assert {Path(file).name for file in value["pictures"]} == {
+        path.name for path in (tmp_path / "p").iterdir()
+    }
+    spread = told(*words, "--workers", 2, "--where", "label == 'dark'")
+    assert spread["answers"] == value["answers"]
+
+
+def test_compare(home: Home) -> None:
+    words = ("--runs", home.runs)
+    value = told("compare", "bad", "good", *words)
+    assert [row["model"] for row in value["rows"]] == ["good", "bad"] and value["best"] == "good"
+    (pair,) = value["pairs"]
+    assert pair["better"] is None and "no difference can be told" in pair["verdict"]
+    assert pair["low"] <= pair["difference"] <= pair["high"]
+    more = told("compare", "good", "bad", *words, "--split", "train")
+    assert more["videos"] == 8
+    code, out, err = invoke("compare", "good", "bad", *words)
+    assert code == 0 and "accuracy on" in out and pair["verdict"] in out, err
 
 
 def test_promote_refuses_a_worse_model_unless_forced(home: Home, tmp_path: Path) -> None:
@@ -364,6 +389,7 @@ MISTAKES: dict[str, Mistake] = {
     "no run": (1, ["show", "none", "--runs", "{}/runs"], "no run 'none' in"),
     "resume no run": (1, ["resume", "none", "--runs", "{}/runs"], "no run 'none' in"),
     "evaluate no run": (1, ["evaluate", "none", "--runs", "{}/runs"], "no run 'none' in"),
+    "compare one": (2, ["compare", "a", "--runs", "{}/runs"], "one model; wanted two at the least"),
     "promote no run": (
         1, ["promote", "none", "--name", "x", "--runs", "{}/runs"], "no run 'none' in",
     ),

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from clipmill import api, feed, recipe, storage, video
 from clipmill import plan as plans
-from clipmill.errors import DataError
+from clipmill.errors import DataError, PlanError
 from clipmill.feed import Share, producer
 from clipmill.feed.share import in_blocks
 from clipmill.plan import Plan
@@ -234,6 +235,33 @@ def test_blocks_hold_every_position_once_and_in_order(sizes: list[int], takes: i
     blocks = list(in_blocks(iter(parts), takes))
     assert [p for block in blocks for part in block for p in part] == list(range(edges[-1]))
     assert all(sum(map(len, block)) < 3 * takes for block in blocks)
+
+
+def test_a_rank_without_a_part_of_the_last_batch_goes_on(dataset: str) -> None:
+    plan = replace(plan_of(dataset, "test"), batch=23)  # of 24 clips
+    ranks = [list(feed.batches(plan, Share(0, 3, rank, 2))) for rank in range(2)]
+    places = [p for batches in ranks for batch in batches for p in batch["position"].tolist()]
+    assert sorted(places) == list(range(plan.takes_per_epoch))
+
+
+def test_more_ranks_than_takes_of_a_batch_are_refused(dataset: str) -> None:
+    with pytest.raises(PlanError, match="5"):
+        api.feed(recipe_of(data={"path": dataset}), world=5)
+
+
+def test_a_feed_closes_though_the_cluster_has_no_cpu_for_it(dataset: str) -> None:
+    import ray
+
+    @ray.remote(num_cpus=2)
+    def hold(seconds: float) -> None:
+        time.sleep(seconds)
+
+    held = hold.remote(600)
+    batches = feed.batches(plan_of(dataset), Share(0, STEPS), transport="ray")
+    time.sleep(1)
+    batches.close()
+    ray.cancel(held, force=True)
+    assert feeding() == []
 
 
 def test_the_api_feeds_anyones_loop(dataset: str) -> None:

@@ -13,6 +13,7 @@ from clipmill import api, catalog, feed, plugin, recipe, storage
 from clipmill import plan as plans
 from clipmill.errors import DataError, RunError
 from clipmill.feed import Feed, Settings, Share
+from clipmill.launch.worker import Worker
 from clipmill.plan import Plan
 from clipmill.plugin import Decoded, Sample
 from clipmill.takes import crop_box
@@ -144,6 +145,21 @@ def test_a_run_tells_its_bad_clips(broken: tuple[str, str], tmp_path: Path) -> N
     assert "limit" in result["verdict"]
 
 
+def test_a_run_counts_the_bad_clips_of_all_ranks(broken: tuple[str, str], tmp_path: Path) -> None:
+    given = recipe_of(
+        run={"name": "strict", "folder": str(tmp_path)},
+        data={"path": broken[0]},
+        train={"batch": BATCH, "steps": STEPS, "checkpoint_every": 5},
+    )
+    with pytest.raises(DataError, match=r"1 clips .* at most 0 \(feed.max_bad_share\)"):
+        api.train({**given, "feed": {"max_bad_share": 0.01}})
+    worker = Worker(recipe.load(given), str(tmp_path / "strict"), "thread")
+    row = {"epoch": 3, "position": 0, "reason": "rotten"}
+    worker._count_bad([row] * 2)  # two of fifty are four in a hundred: as many as may be
+    with pytest.raises(DataError, match="3 clips of an epoch do not decode, the last one: rotten"):
+        worker._count_bad([row])
+
+
 class Crashing(SingleFrame):
     """Ends the process that decodes one of its records."""
 
@@ -179,6 +195,31 @@ class Suicidal(SingleFrame):
         """Crash."""
         os.kill(os.getpid(), signal.SIGSEGV)
         raise AssertionError
+
+
+def test_a_damaged_packet_index_is_a_bad_clip(broken: tuple[str, str], tmp_path: Path) -> None:
+    for path in storage.list_files(broken[0]):
+        storage.put(str(tmp_path / Path(path).name), storage.read(path))
+    part = catalog.load(str(tmp_path)).part(split="train")
+    row = part.row(5)
+    member = next(m for m in row["members"] if m["suffix"] == "idx")
+    shard = tmp_path / row["shard"]
+    data = bytearray(shard.read_bytes())
+    data[member["offset"] + 20 : member["offset"] + 60] = bytes(40)
+    shard.write_bytes(data)
+    _, made = fed(plan_of(str(tmp_path)), Share(0, 5))
+    reasons = {bad["wanted"][0]: bad["reason"] for bad in made.ledger}
+    assert "packet index cannot be read" in reasons[row["key"]]
+
+
+def test_one_video_that_crashes_everywhere_is_not_taken_for_dying_workers(
+    broken: tuple[str, str],
+) -> None:
+    plan = crashing(broken[0], catalog.load(broken[0]).part(split="test").row(0)["key"])
+    given = recipe.load(recipe_of(data={"path": broken[0]}, train={"batch": 1}))
+    tested = replace(plans.make(given, "test"), plugin=plan.plugin)
+    batches, made = fed(tested, Share(0, 4), "ray", max_bad_share=1.0)
+    assert len(made.ledger) == 4 and batches == []  # the four clips of one video, and no other
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from clipmill import api, catalog, launch, recipe, storage
+from clipmill import api, catalog, launch, recipe, storage, track
 from clipmill.checkpoint import Keeper
 from clipmill.errors import BusyError, RunError
+from clipmill.launch import stop
+from clipmill.launch.folder import Tail, add_lines, cut_metrics
 from tiny import RUN_STEPS as STEPS
 from tiny import run_recipe as plain
 
@@ -163,3 +166,105 @@ def test_a_name_that_cannot_be_registered_is_told_before_any_step(
 def test_a_crop_larger_than_the_picture_is_told(dataset: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="resize 36 of at least size 48"):
         api.plan(plain(dataset, tmp_path, "x"), ["model.size=48"])
+
+
+# --- signals
+
+
+def press_when_training(home: Path, which: signal.Signals) -> threading.Thread:
+    """Send this process a signal as soon as a run has logged a step."""
+
+    def wait() -> None:
+        while not (home / "metrics.jsonl").exists():
+            time.sleep(0.002)
+        os.kill(os.getpid(), which)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_after_a_commit(
+    dataset: str, tmp_path: Path, trained: dict[str, Any], which: signal.Signals
+) -> None:
+    before, home = signal.getsignal(which), tmp_path / "stopped"
+    thread = press_when_training(home, which)
+    with pytest.raises(launch.Stopped) as told:
+        api.train(plain(dataset, tmp_path, "stopped", checkpoint_every=1000))
+    thread.join()
+    assert isinstance(told.value, KeyboardInterrupt) and told.value.exit_code == 128 + which
+    assert signal.getsignal(which) is before
+    step = launch.read_metrics(str(home / "metrics.jsonl"))[-1]["step"]
+    assert 0 < step < STEPS
+    wanted = f"kept at step {step} of {STEPS}; the same command, or `clipmill resume stopped"
+    assert wanted in str(told.value)
+    result = api.resume("stopped", folder=str(tmp_path))
+    assert result["weights_sha256"] == trained["weights_sha256"]
+    assert result["takes_sha256"] == trained["takes_sha256"]
+
+
+def test_whoever_presses_twice_does_not_wait(tmp_path: Path) -> None:
+    with pytest.raises(launch.Stopped), stop.on_signals(str(tmp_path)) as came:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert came == [signal.SIGINT] and stop.asked(str(tmp_path))
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop.on_signals(str(tmp_path)) as came:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert came == [] and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# --- data that changed, folders that cannot be
+
+
+def test_changed_data_is_trained_on_only_when_told_and_is_recorded(
+    dataset: str, tmp_path: Path
+) -> None:
+    _broken(dataset, tmp_path)
+    changed = str(tmp_path / "changed")
+    for path in storage.list_files(dataset):
+        storage.put(f"{changed}/{Path(path).name}", storage.read(path))
+    whole = catalog.load(dataset)
+    catalog.save(changed, whole.table.slice(1), whole.meta)
+    digest = catalog.load(changed).meta["digest"]
+    with pytest.raises(RunError, match="--anyway"):
+        api.train(plain(changed, tmp_path, "broken"))
+    result = api.train(plain(changed, tmp_path, "broken"), allow_changed_data=True)
+    assert result["steps"] == STEPS
+    told: dict[str, Any] = storage.read_json(f"{result['folder']}/recipe.json")
+    assert [(each["step"], each["digest"]) for each in told["data_changes"]] == [(4, digest)]
+    with track.store(track.uri_of(None, str(tmp_path))) as client:
+        tags = client.get_run(result["run_id"]).data.tags
+    assert tags["clipmill.data_changes"] == f"{digest[:12]} from step 4"
+
+
+def test_a_folder_in_an_object_store_is_refused(dataset: str) -> None:
+    with pytest.raises(RunError, match="is in an object store; wanted a folder on a disk"):
+        api.train(plain(dataset, Path("x"), "x"), ["run.folder=s3://bucket/runs"])
+
+
+# --- what is read while a run lives
+
+
+def test_a_tail_reads_each_line_once_and_starts_again_with_another_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "metrics.jsonl")
+    tail = Tail(path)
+    assert tail.read() == ([], False)
+    add_lines(path, [{"step": 1}, {"step": 2}])
+    assert tail.read() == ([{"step": 1}, {"step": 2}], True)
+    with open(path, "a") as file:
+        file.write('{"step": 3}\n{"st')
+    assert tail.read() == ([{"step": 3}], False)
+    with open(path, "a") as file:
+        file.write('ep": 4}\n')
+    assert tail.read() == ([{"step": 4}], False)
+    cut_metrics(path, 1)
+    assert tail.read() == ([{"step": 1}], True)
+    assert tail.read() == ([], False)

@@ -246,6 +246,33 @@ def test_triplets_stay_valid_where_an_epoch_repeats_records(sampling: Sampling) 
         assert (data.labels[anchor] != data.labels[negative]).all()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_small_classes_in_balance_give_every_epoch_as_many_triplets(seed: int) -> None:
+    labels = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 4, 5]  # some without a partner, some turns twice
+    data = catalog_of([{**row, "label": f"c{labels[at]}"} for at, row in enumerate(rows(12))])
+    plan = Plan(data, Triple(), "train", seed, 2, 0, Sampling(balance="class"))
+    for epoch in range(20):
+        takes = plan.epoch(epoch)
+        anchor, positive, negative = takes.record.T
+        assert len(takes) == plan.takes_in_catalog
+        assert (data.labels[anchor] == data.labels[positive]).all() and (anchor != positive).all()
+        assert (data.labels[anchor] != data.labels[negative]).all()
+
+
+def test_the_digest_knows_the_order_of_records_and_under_a_window_their_shards() -> None:
+    table, meta = catalog_of(rows(12)).table, {"classes": ["class 0", "class 1"]}
+    one = Catalog("x", table, meta)
+    turned = Catalog("x", table.take(list(range(11, -1, -1))), meta)
+    resharded = catalog_of([{**row, "shard": f"s{at % 4}"} for at, row in enumerate(rows(12))])
+    assert one.digest == turned.digest == resharded.digest
+    for window, alike in ((0, True), (4, False)):
+        plan, other, third = (
+            plan_of(c, Sampling(), window=window) for c in (one, turned, resharded)
+        )
+        assert plan.digest != other.digest
+        assert (plan.digest == third.digest) == alike
+
+
 def negatives_file(folder: Path, told: Mapping[str, list[str]]) -> str:
     path = str(folder / "negatives.parquet")
     lists = pa.array(list(told.values()), pa.list_(pa.string()))

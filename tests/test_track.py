@@ -1,18 +1,27 @@
 """Tracking and registry, through MLflow's own client: one run, versions without pickle, aliases."""
 
+import io
 import json
+import os
+import pickle
+import pickletools
 import shutil
 import subprocess
 import sys
+import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
 import pytest
+import torch
 
 from clipmill import api, catalog, infer, launch, track
 from clipmill.errors import RegistryError
+from clipmill.track import registry
+from clipmill.track.store import store as track_store
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +56,52 @@ def test_every_logged_step_is_there_once(trained: dict[str, Any], runs: str) -> 
     assert steps == [row["step"] for row in rows]
 
 
+def test_the_run_has_files_pictures_and_the_machine(trained: dict[str, Any], runs: str) -> None:
+    mine, run_id = client(runs), trained["run_id"]
+    top = {each.path for each in mine.list_artifacts(run_id)}
+    assert {"recipe.json", "surroundings.jsonl", "feed.json", "clipmill", "pictures"} <= top
+    pictures = {each.path for each in mine.list_artifacts(run_id, "pictures")}
+    assert {"pictures/samples.jpg", "pictures/confusion.png", "pictures/worst.png"} <= pictures
+    for name in pictures:
+        path = Path(trained["folder"], name)
+        assert path.read_bytes()[:4] in (b"\xff\xd8\xff\xe0", b"\x89PNG")
+    run = mine.get_run(run_id)
+    assert run.data.metrics["system/own_memory_megabytes"] > 50
+    tags = run.data.tags
+    assert (tags["clipmill.starts"], tags["clipmill.bad_clips"]) == ("1", "0")
+    assert tags["clipmill.verdict"] == trained["verdict"]
+    for name in ("loss", "learning_rate", "gradient_norm", "takes_per_second", "wait_share"):
+        assert len(mine.get_metric_history(run_id, name)) == trained["steps"], name
+
+
+def is_pickle(data: bytes) -> bool:
+    """Whether all of these bytes are one pickle, of any protocol, or begin as a newer one does."""
+    if data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return True
+    try:
+        last = [place for _, _, place in pickletools.genops(data)][-1:]
+    except Exception:  # bytes that are none fail in many ways
+        return False
+    return last == [len(data) - 1]
+
+
+def holds_code(data: bytes) -> bool:
+    """Whether a loader would unpickle it: a pickle, or an archive such as torch writes."""
+    return is_pickle(data) or data[:2] in (b"PK", b"\x1f\x8b", b"BZ") or b"ustar" in data[257:265]
+
+
+def test_pickles_are_known_when_they_are_seen() -> None:
+    value = {"weights": [1.5, None, "text"], "bytes": b"x" * 300}
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert is_pickle(pickle.dumps(value, protocol)), protocol
+    for new_format in (True, False):
+        buffer = io.BytesIO()
+        torch.save(value, buffer, _use_new_zipfile_serialization=new_format)
+        assert holds_code(buffer.getvalue())
+    for harmless in (b"", b"N", b"{}", b"a: 1\n", b"I am text.", b"import os\n"):
+        assert not holds_code(harmless)
+
+
 def test_a_version_has_an_alias_and_no_pickle(
     promoted: dict[str, Any], trained: dict[str, Any], runs: str
 ) -> None:
@@ -55,21 +110,63 @@ def test_a_version_has_an_alias_and_no_pickle(
     assert found.run_id == trained["run_id"]
     with track.fetched(track.uri_of(None, runs), "tiny@champion") as (folder, told):
         files = [path for path in Path(folder).parents[1].rglob("*") if path.is_file()]
-        assert {path.suffix for path in files} <= {
-            ".safetensors",
-            ".json",
-            ".yaml",
-            ".txt",
-            ".py",
-            "",
-        }
-        assert not any(path.read_bytes()[:2] == b"\x80\x04" for path in files)
+        known = {".safetensors", ".json", ".yaml", ".txt", ".py", ""}
+        assert {path.suffix for path in files} <= known
+        assert len(files) > 5 and not [path for path in files if holds_code(path.read_bytes())]
+        weights = Path(folder, "weights.safetensors").read_bytes()
+        header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
+        assert "__metadata__" not in header or isinstance(header["__metadata__"], dict)
         assert told["version"] == promoted["version"]
     assert not Path(folder).exists()
 
 
-def test_mlflows_own_loader_gives_our_answer(
+def test_a_version_names_the_packages_that_answer_with_it(trained: dict[str, Any]) -> None:
+    told = registry.requirements(f"{trained['folder']}/model")
+    assert told == [f"clipmill=={version('clipmill')}"]
+
+
+def test_registering_again_gives_the_alias_to_the_same_version(
+    promoted: dict[str, Any], trained: dict[str, Any], runs: str
+) -> None:
+    uri = track.uri_of(None, runs)
+    model = f"{trained['folder']}/model"
+    again = track.register(uri, trained["run_id"], model, "tiny", track.CHALLENGER)
+    assert again == {"name": "tiny", "version": promoted["version"], "alias": "challenger"}
+    versions = client(runs).search_model_versions("name='tiny'")
+    assert [str(each.version) for each in versions] == [promoted["version"]]
+    assert client(runs).get_run(trained["run_id"]).info.status == "FINISHED"
+
+
+def test_a_version_is_traced_to_data_recipe_run_and_files(
     promoted: dict[str, Any], trained: dict[str, Any], dataset: str, runs: str
+) -> None:
+    told = api.trace("tiny@champion", folder=runs)
+    assert (told["name"], told["version"]) == ("tiny", promoted["version"])
+    assert "champion" in told["aliases"] and told["notes"]["clipmill.promoted"] == "champion"
+    assert told["run"]["run_id"] == trained["run_id"] and told["run"]["status"] == "FINISHED"
+    assert told["data"] == [{"path": dataset, "digest": catalog.load(dataset).meta["digest"]}]
+    assert told["recipe"]["model"]["plugin"] == "single_frame"
+    assert (
+        told["figures"]["validation"]["metrics"]["accuracy"] == trained["metrics"]["val_accuracy"]
+    )
+    assert told["figures"]["validation"]["protocol"]["split"] == "val"
+    for name in ("weights_sha256", "takes_sha256"):
+        assert told[name] == trained[name]
+    sizes = {each["file"]: each["bytes"] for each in told["files"]}
+    assert sizes["artifacts/model/weights.safetensors"] > 1000
+    json.dumps(told)
+
+
+def test_what_was_trained_on_a_dataset_is_found(
+    promoted: dict[str, Any], trained: dict[str, Any], dataset: str, runs: str
+) -> None:
+    told = track.trained_on(track.uri_of(None, runs), [catalog.load(dataset).meta["digest"]])
+    assert trained["run_id"] in [run["run_id"] for run in told["runs"]]
+    assert {"name": "tiny", "version": promoted["version"]} in told["versions"]
+
+
+def test_mlflows_own_loader_gives_our_answer(
+    promoted: dict[str, Any], trained: dict[str, Any], dataset: str, runs: str, tmp_path: Path
 ) -> None:
     data = catalog.load(dataset)
     record = data.read(data.table.to_pylist()[0])
@@ -80,9 +177,11 @@ def test_mlflows_own_loader_gives_our_answer(
         "frame = pandas.DataFrame({'video': [sys.stdin.buffer.read()]})\n"
         "print(model.predict(frame)['answer'][0])\n"
     )
+    elsewhere = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     told = subprocess.run(
-        [sys.executable, "-c", code], input=record, capture_output=True, check=True
-    )
+        [sys.executable, "-P", "-c", code], input=record, capture_output=True, check=True,
+        cwd=tmp_path, env=elsewhere,
+    )  # fmt: skip
     theirs = json.loads(told.stdout.splitlines()[-1])
     ours = infer.answer(infer.load(f"{trained['folder']}/model"), record)
     assert [c["name"] for c in theirs["classes"]] == [c["name"] for c in ours["classes"]]
@@ -103,6 +202,28 @@ def test_evaluating_a_version_is_evaluating_its_run(promoted: dict[str, Any], ru
     assert one["metrics"] == two["metrics"] == three["metrics"] == promoted["metrics"]
 
 
+def test_a_person_sees_pages(promoted: dict[str, Any], trained: dict[str, Any], runs: str) -> None:
+    from typer.testing import CliRunner
+
+    from clipmill.cli import app
+
+    digest = catalog.load(api.show("trained", folder=runs)["data"]).meta["digest"]
+    steps = trained["steps"]
+    for words, shown in (
+        (["runs", runs], ["trained", "finished", f"{steps}/{steps}", "limits"]),
+        (["show", "trained", "--runs", runs], ["loss", "█", trained["verdict"], "train.seed"]),
+        (["show", "trained", "--live", "--runs", runs], ["█", trained["weights_sha256"]]),
+        (["trace", "tiny@champion", "--runs", runs], [digest, "validation", "weights.safetensors"]),
+        (["clean", runs, "--days", "1000"], ["nothing is old enough to go"]),
+        (["promote", "trained", "--name", "tiny", "--runs", runs], ["models:/tiny@champion"]),
+    ):
+        ran = CliRunner().invoke(app, words)
+        assert ran.exit_code == 0, ran.stderr
+        assert [word for word in shown if word not in ran.stdout] == [] and "{" not in ran.stdout
+        told = CliRunner().invoke(app, [*words, "--json"])
+        assert isinstance(json.loads(told.stdout), dict)
+
+
 @pytest.mark.parametrize("text", ["tiny", "tiny@", "@champion", "", "models:/tiny"])
 def test_what_is_no_version_is_refused(text: str) -> None:
     with pytest.raises(RegistryError, match="NAME@alias or NAME/3"):
@@ -113,14 +234,24 @@ def test_what_is_no_version_is_refused(text: str) -> None:
 def test_a_version_that_is_not_there_is_named(
     text: str, promoted: dict[str, Any], runs: str
 ) -> None:
-    with pytest.raises(RegistryError, match=f"no version {text}.*version of tiny"):
-        api.evaluate(text, folder=runs)
+    there = "a version of tiny;" if text.startswith("nosuch") else "one of .*tiny@champion, tiny/1;"
+    with pytest.raises(RegistryError, match=f"no version {text} in .*; wanted {there}") as told:
+        api.trace(text, folder=runs)
+    with pytest.raises(RegistryError) as same:
+        api.predict(text, ["x.mp4"], folder=runs)
+    assert str(same.value) == str(told.value)
 
 
-@pytest.mark.parametrize("name", ["a/b", "a:b", "", "a@b", "a.b"])
+@pytest.mark.parametrize("name", ["a/b", "a:b", "", "a@b", "a.b", "a b", "-a", "ä", "a\n", "../a"])
 def test_names_that_no_registry_holds_are_refused(name: str, runs: str) -> None:
     with pytest.raises(RegistryError, match="choose another name"):
         api.promote("trained", name=name, folder=runs)
+
+
+@pytest.mark.parametrize("alias", ["latest", "v3", "", "a b", "a/b", "LATEST"])
+def test_aliases_that_no_registry_holds_are_refused(alias: str, runs: str) -> None:
+    with pytest.raises(RegistryError, match="the alias .*such as champion"):
+        api.promote("trained", name="tiny", alias=alias, folder=runs)
 
 
 def test_an_address_of_no_store_is_told_at_the_start(dataset: str, tmp_path: Path) -> None:
@@ -133,6 +264,24 @@ def test_an_address_of_no_store_is_told_at_the_start(dataset: str, tmp_path: Pat
 
 
 def test_the_ambient_store_is_left_as_it_was(promoted: dict[str, Any]) -> None:
-    import os
-
     assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
+def test_a_database_whose_making_is_broken_off_is_not_there(tmp_path: Path) -> None:
+    code = (
+        "import sys; from clipmill.track.store import store\nwith store(sys.argv[1]): print('made')"
+    )
+    database = tmp_path / "runs" / "mlflow.db"
+    uri = f"sqlite:///{database}"
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", code, uri], check=True, capture_output=True)
+    took = time.monotonic() - started
+    database.unlink()
+    for share in (0.75, 0.85, 0.92, 0.96):
+        making = subprocess.Popen([sys.executable, "-c", code, uri], stdout=subprocess.DEVNULL)
+        time.sleep(took * share)
+        making.kill()
+        making.wait()
+    assert mlflow.MlflowClient(uri, uri).search_experiments()
+    with track_store(uri) as opened:
+        assert opened.search_experiments()

@@ -1,14 +1,19 @@
 """The loop: gradients of the whole batch, pure functions of the step, stops on nonsense."""
 
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from clipmill import train
-from clipmill.errors import RunError
+from clipmill.errors import PluginError, RunError
 from clipmill.plugin import Sample
 from clipmill.takes import View
-from clipmill.train import Loop
+from clipmill.train import Average, Guard, Loop, Patience, Step
 
 VIEW = View(frames=1, size=8, resize=8)
 
@@ -26,35 +31,79 @@ class Mean(torch.nn.Module):
         return {"loss": (out - batch["target"]).square().mean()}
 
 
+class Blocks(torch.nn.Module):
+    """A convolution and blocks with running statistics and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv3d(3, 4, 1)
+        self.body = torch.nn.Sequential(*[_block() for _ in range(2)])
+        self.head = torch.nn.Linear(4, 1)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        out = self.head(self.body(self.stem(batch["rgb"])).mean((2, 3, 4))).squeeze(1)
+        return {"loss": (out - batch["target"]).square().mean()}
+
+
+def _block() -> torch.nn.Module:
+    conv = torch.nn.Conv3d(4, 4, (1, 3, 3), padding=(0, 1, 1))
+    return torch.nn.Sequential(conv, torch.nn.BatchNorm3d(4), torch.nn.ReLU(), torch.nn.Dropout())
+
+
 def batch_of(positions: range) -> Sample:
     rng = [np.random.default_rng(position) for position in positions]
     return {
         "rgb": np.stack([r.integers(0, 255, (1, 8, 8, 3), dtype=np.uint8) for r in rng]),
-        "target": np.array([p % 2 for p in positions]),
+        "target": np.array([p % 2 for p in positions], np.float32),
         "position": np.array(positions),
         "seed": np.array(positions, np.uint64),
         "digest": np.zeros((len(positions), 32), np.uint8),
     }
 
 
-def run(loop: Loop, batches: list[Sample], done: int = 0, model: Mean | None = None) -> Mean:
+def batches_of(count: int, takes: int = 4) -> list[Sample]:
+    return [batch_of(range(at, at + takes)) for at in range(0, count * takes, takes)]
+
+
+def spoilt(batch: Sample) -> Sample:
+    return {**batch, "target": batch["target"] + np.float32(np.nan)}
+
+
+def made(kind: Callable[[], torch.nn.Module] = Mean) -> torch.nn.Module:
     torch.manual_seed(1)
-    model = model or Mean()
+    return kind()
+
+
+def run(
+    loop: Loop,
+    batches: list[Sample],
+    done: int = 0,
+    model: torch.nn.Module | None = None,
+    average: Average | None = None,
+    guard: Guard | None = None,
+) -> torch.nn.Module:
+    model = model or made()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for step in train.steps(model, optimizer, batches, loop, done=done):
-        train.check_finite(step)
+    guard = guard or Guard()
+    for step in train.steps(
+        model, optimizer, batches, loop, done=done, average=average, guard=guard
+    ):
+        guard.check(step.number, step.metrics)
     return model
+
+
+def same(one: torch.nn.Module, two: torch.nn.Module) -> bool:
+    state, other = one.state_dict(), two.state_dict()
+    return all(torch.equal(state[name], other[name]) for name in state)
 
 
 def test_a_resumed_step_is_the_same_step() -> None:
     loop = Loop(VIEW, batch=4, steps=6, seed=3, schedule="one-cycle")
-    batches = [batch_of(range(i, i + 4)) for i in range(0, 24, 4)]
-    whole = run(loop, batches)
-    half = run(loop, batches[:3])
+    whole = run(loop, batches_of(6))
+    half = run(loop, batches_of(6)[:3])
     torch.rand(7)  # whatever else draws chance must not matter
-    rest = run(loop, batches[3:], done=3, model=half)
-    for one, two in zip(whole.parameters(), rest.parameters(), strict=True):
-        assert torch.equal(one, two)
+    rest = run(loop, batches_of(6)[3:], done=3, model=half)
+    assert same(whole, rest)
 
 
 def test_unequal_slices_give_the_gradient_of_the_whole_batch() -> None:
@@ -62,22 +111,89 @@ def test_unequal_slices_give_the_gradient_of_the_whole_batch() -> None:
     for world, parts in ((1, [range(0, 5)]), (2, [range(0, 2), range(2, 5)])):
         total = torch.zeros(1, 3)
         for rank, part in enumerate(parts):
-            torch.manual_seed(1)
-            model = Mean()
-            model.drop.p = 0.0
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            model = undropped(made())
             loop = Loop(VIEW, batch=5, steps=1, seed=0, rank=rank, world=world)
-            next(train.steps(model, optimizer, [batch_of(part)], loop))
+            run(loop, [batch_of(part)], model=model)
             assert model.line.weight.grad is not None
             total += model.line.weight.grad / world  # what the average over ranks is
         gradients.append(total)
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+def certain(model: torch.nn.Module) -> torch.nn.Module:
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    return model
+
+
+def undropped(model: torch.nn.Module) -> Mean:
+    assert isinstance(model, Mean)
+    certain(model)
+    return model
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch(parts: int) -> None:
+    whole, cut = undropped(made()), undropped(made())
+    loop = Loop(VIEW, batch=5, steps=1, seed=0, clip_norm=0.5)
+    run(loop, batches_of(1, 5), model=whole)
+    run(replace(loop, accumulate=parts), batches_of(1, 5), model=cut)
+    torch.testing.assert_close(whole.line.weight, cut.line.weight)
+    torch.testing.assert_close(whole.line.weight.grad, cut.line.weight.grad)
+
+
+def test_metrics_of_parts_are_those_of_the_batch() -> None:
+    told = []
+    for parts in (1, 3):
+        model = undropped(made())
+        loop = Loop(VIEW, batch=5, steps=1, seed=0, accumulate=parts)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        (step,) = train.steps(model, optimizer, batches_of(1, 5), loop)
+        told.append(step.metrics)
+    assert told[0].keys() == told[1].keys() == {"loss", "gradient_norm"}
+    torch.testing.assert_close(told[0], told[1])
+
+
+def test_more_parts_than_takes_are_refused() -> None:
+    with pytest.raises(RunError, match="batch of 5 on 2 workers in 3 parts; wanted at least one"):
+        Loop(VIEW, batch=5, steps=1, seed=0, world=2, accumulate=3)
+
+
+def test_a_batch_that_is_not_in_rows_is_not_cut() -> None:
+    batch = {**batch_of(range(4)), "joined": np.zeros(7, np.float32)}
+    with pytest.raises(PluginError, match=r"joined of \[7\] in a batch of 4 takes"):
+        run(Loop(VIEW, batch=4, steps=1, seed=0, accumulate=2), [batch])
+
+
+def test_a_gradient_is_clipped_and_told_as_it_was() -> None:
+    model = undropped(made())
+    loop = Loop(VIEW, batch=4, steps=1, seed=0, clip_norm=1e-3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    (step,) = train.steps(model, optimizer, batches_of(1), loop)
+    norm = torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None]).norm()
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+    assert float(step.metrics["gradient_norm"]) > 1e-2
+
+
 def test_ranks_draw_different_chance() -> None:
     loops = [Loop(VIEW, batch=4, steps=1, seed=0, rank=rank) for rank in (0, 1)]
     models = [run(loop, [batch_of(range(4))]) for loop in loops]
-    assert not torch.equal(models[0].line.weight, models[1].line.weight)
+    assert not same(*models)
+
+
+def test_an_optimizer_that_asks_several_times_fits() -> None:
+    model = undropped(made())
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=5)
+    loop = Loop(VIEW, batch=4, steps=3, seed=0, accumulate=2)
+    batch = batch_of(range(4))
+    losses = [
+        float(step.metrics["loss"]) for step in train.steps(model, optimizer, [batch] * 3, loop)
+    ]
+    assert losses[-1] < 0.05
+
+
+# --- the learning rate
 
 
 def test_one_cycle_warms_up_and_ends_near_zero() -> None:
@@ -87,20 +203,198 @@ def test_one_cycle_warms_up_and_ends_near_zero() -> None:
     assert shares.index(max(shares)) == 25
 
 
-def test_a_loss_that_is_no_number_stops_with_what_to_do() -> None:
-    batch = batch_of(range(4))
-    batch["target"] = batch["target"] + np.nan
-    with pytest.raises(RunError, match=r"loss of step 1 is nan.*learning_rate"):
-        run(Loop(VIEW, batch=4, steps=1, seed=0), [batch])
+def test_every_schedule_can_be_warmed_up() -> None:
+    for schedule in ("constant", "cosine", "one-cycle"):
+        shares = [train.factor(schedule, step, 100, 10) for step in range(101)]
+        assert shares[:10] == sorted(shares[:10]) and shares[0] <= 0.1
+        assert shares[10] == pytest.approx(1.0)
+    assert shares[100] < 0.01
+    assert train.factor("constant", 99, 100, 10) == 1.0
+    assert train.factor("cosine", 55, 100, 10) == pytest.approx(0.5, abs=0.01)
+    assert train.factor("cosine", 0, 100) == 1.0
 
 
-def test_a_gradient_that_is_no_number_stops_before_it_is_committed() -> None:
-    metrics = {"loss": torch.tensor(1.0), "gradient_norm": torch.tensor(float("inf"))}
-    with pytest.raises(RunError, match="gradient inf"):
-        train.check_finite(train.Step(3, metrics, [], 0.1, 0.0, 0.0, 1.0))
+# --- the average
+
+
+def test_the_average_follows_the_weights_slowly() -> None:
+    model = undropped(made())
+    average = Average(model, 0.9)
+    seen = []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loop = Loop(VIEW, batch=4, steps=30, seed=0)
+    wanted = model.line.weight.detach().clone()
+    for step in train.steps(model, optimizer, batches_of(30), loop, average=average):
+        decay = min(0.9, step.number / (step.number + 10))
+        wanted = decay * wanted + (1 - decay) * model.line.weight.detach()
+        seen.append(float((average.weights["line.weight"] - wanted).abs().max()))
+    assert max(seen) < 1e-6
+    assert average.state().keys() == model.state_dict().keys()
+    assert not torch.equal(average.state()["line.weight"], model.line.weight)
+
+
+def test_the_average_has_the_newest_buffers_and_leaves_frozen_weights() -> None:
+    model = made(Blocks)
+    model.stem.requires_grad_(False)  # type: ignore[operator, union-attr]
+    average = Average(model, 0.99)
+    run(Loop(VIEW, batch=4, steps=2, seed=0), batches_of(2), model=model, average=average)
+    state = average.state()
+    assert "stem.weight" not in average.weights
+    assert torch.equal(state["body.0.1.running_mean"], model.state_dict()["body.0.1.running_mean"])
+    assert not torch.equal(state["head.weight"], model.state_dict()["head.weight"])
+
+
+# --- how it is computed
 
 
 def test_precision_follows_the_device() -> None:
     assert train.resolved_precision("auto", "cpu") == "fp32"
     assert train.resolved_precision("bf16", "cpu") == "bf16"
-    run(Loop(VIEW, batch=4, steps=1, seed=0, precision="bf16"), [batch_of(range(4))])
+    exact = run(Loop(VIEW, batch=4, steps=1, seed=0), batches_of(1))
+    rough = run(Loop(VIEW, batch=4, steps=1, seed=0, precision="bf16"), batches_of(1))
+    assert not same(exact, rough)
+    torch.testing.assert_close(exact.state_dict(), rough.state_dict(), atol=0.02, rtol=0.02)
+    assert rough.line.weight.dtype == torch.float32  # type: ignore[union-attr]
+
+
+def test_recomputing_changes_nothing_but_memory() -> None:
+    loop = Loop(VIEW, batch=4, steps=3, seed=0)
+    plain = run(loop, batches_of(3), model=made(Blocks))
+    calls = []
+    model = made(Blocks)
+    model.body[0][0].register_forward_hook(lambda *_: calls.append(1))  # type: ignore[index, union-attr]
+    train.arranged(model, channels_last=False, remat=True, compiled=False)
+    again = run(loop, batches_of(3), model=model)
+    assert same(plain, again)
+    assert len(calls) == 6, "each block forward once, and once more on the way back"
+    assert plain.state_dict().keys() == again.state_dict().keys()
+
+
+def test_a_network_without_blocks_cannot_be_recomputed() -> None:
+    with pytest.raises(RunError, match=r"Mean has no blocks.*train\.remat=false"):
+        train.arranged(made(), channels_last=False, remat=True, compiled=False)
+
+
+def test_channels_last_is_another_place_in_memory_and_the_same_network() -> None:
+    loop = Loop(VIEW, batch=4, steps=2, seed=0)
+    model = train.arranged(certain(made(Blocks)), channels_last=True, remat=False, compiled=False)
+    weight = model.state_dict()["body.0.0.weight"]
+    assert weight.is_contiguous(memory_format=torch.channels_last_3d)
+    other = run(replace(loop, channels_last=True), batches_of(2), model=model)
+    plain = run(loop, batches_of(2), model=certain(made(Blocks)))
+    torch.testing.assert_close(plain.state_dict(), other.state_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own, of its compiler
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_compiled_network_is_the_same_network(remat: bool) -> None:
+    loop = Loop(VIEW, batch=4, steps=2, seed=0)
+    model = train.arranged(certain(made(Blocks)), channels_last=False, remat=remat, compiled=True)
+    fast = run(loop, batches_of(2), model=model)
+    plain = run(loop, batches_of(2), model=certain(made(Blocks)))
+    torch.testing.assert_close(plain.state_dict(), fast.state_dict())
+
+
+def test_deterministic_lasts_as_long_as_asked() -> None:
+    with train.deterministic(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.deterministic
+    assert not torch.are_deterministic_algorithms_enabled()
+    with train.deterministic(False):
+        assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_what_cannot_be_deterministic_is_told() -> None:
+    with (
+        pytest.raises(RunError, match=r"deterministic.*train\.deterministic=false"),
+        train.deterministic(True),
+    ):
+        raise RuntimeError("histc_cuda does not have a deterministic implementation, but you set")
+    with pytest.raises(RuntimeError, match="something else"), train.deterministic(True):
+        raise RuntimeError("something else")
+
+
+# --- guards
+
+
+def test_a_loss_that_is_no_number_stops_with_what_to_do() -> None:
+    with pytest.raises(RunError, match=r"loss of step 1 is nan.*learning_rate.*checkpoint is none"):
+        run(Loop(VIEW, batch=4, steps=1, seed=0), [spoilt(batch_of(range(4)))])
+
+
+def test_a_gradient_that_is_no_number_stops_and_names_the_last_good_checkpoint() -> None:
+    metrics = {"loss": torch.tensor(1.0), "gradient_norm": torch.tensor(float("inf"))}
+    with pytest.raises(RunError, match="gradient inf.*last good checkpoint is step-3"):
+        Guard().check(4, metrics, lambda: "step-3")
+
+
+def test_a_skipped_step_changes_nothing() -> None:
+    model, guard = made(Blocks), Guard("skip")
+    average = Average(model, 0.9)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    loop = Loop(VIEW, batch=4, steps=3, seed=0)
+    batches = batches_of(3)
+    stepping = train.steps(
+        model, optimizer, [batches[0], spoilt(batches[1]), batches[2]], loop,
+        average=average, guard=guard,
+    )  # fmt: skip
+    next(stepping)
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()["state"], average.state()))
+    step = next(stepping)
+    guard.check(step.number, step.metrics)
+    torch.testing.assert_close(
+        before,
+        (model.state_dict(), optimizer.state_dict()["state"], average.state()),
+        rtol=0,
+        atol=0,
+    )
+    step = next(stepping)
+    assert math.isfinite(float(step.metrics["loss"])) and guard.skipped == 1
+    assert guard.in_a_row == 0
+
+
+def test_skipping_has_an_end() -> None:
+    batches = [spoilt(batch) for batch in batches_of(10)]
+    with pytest.raises(
+        RunError, match="10 steps in a row were skipped: the loss of step 10 is nan"
+    ):
+        run(Loop(VIEW, batch=4, steps=10, seed=0), batches, guard=Guard("skip"))
+
+
+def leaps(guard: Guard) -> Iterator[Step]:
+    batches = batches_of(25)
+    batches[23] = {**batches[23], "target": batches[23]["target"] + np.float32(1e4)}
+    model = undropped(made())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    loop = Loop(VIEW, batch=4, steps=25, seed=0)
+    for step in train.steps(model, optimizer, batches, loop, guard=guard):
+        guard.check(step.number, step.metrics)
+        yield step
+
+
+def test_a_gradient_far_above_the_usual_stops_or_is_skipped() -> None:
+    with pytest.raises(RunError, match="the usual norm is.*the loss of step 24"):
+        list(leaps(Guard(spike=50)))
+    skipping = Guard("skip", spike=50)
+    assert len(list(leaps(skipping))) == 25
+    assert skipping.skipped == 1
+    assert len(list(leaps(Guard()))) == 25
+
+
+def test_a_guard_goes_on_from_what_it_remembered() -> None:
+    guard, again = Guard("skip", spike=10), Guard("skip", spike=10)
+    for norm in (1.0, 2.0, math.nan, 1.5):
+        guard.refuses(norm)
+    again.recall(guard.told())
+    assert again == guard and guard.skipped == 1
+
+
+def test_patience_ends_after_validations_that_bring_nothing_better() -> None:
+    patience, over = Patience(2, min_delta=0.1), []
+    for score in (0.5, 0.7, 0.75, 0.9, 0.95, 0.99):
+        patience = patience.after(score)
+        over.append(patience.is_over)
+    assert over == [False, False, False, False, False, True]
+    assert patience.best == 0.9
+    assert replace(Patience(2, min_delta=0.1), **patience.told()) == patience

@@ -8,7 +8,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipmill.errors import ClipmillError, RegistryError, RunError, UsageError, VideoError
@@ -282,12 +281,43 @@ def train(
     overrides: Sequence[str] = (),
     *,
     address: str | None = None,
+    allow_changed_data: bool = False,
+    parent: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train a recipe; a broken run of the same name goes on from its last commit."""
+    """Train a recipe; a broken run of the same name goes on from its last commit.
+
+    Ctrl-C and SIGTERM end it after a step and a commit, with `KeyboardInterrupt`.
+    """
     from clipmill import launch
 
-    return launch.run(recipe(source, overrides), progress=progress, address=address)
+    return launch.run(
+        recipe(source, overrides),
+        progress=progress,
+        address=address,
+        allow_changed_data=allow_changed_data,
+        overrides=overrides,
+        parent=parent,
+    )
+
+
+def sweep(
+    source: Any,
+    overrides: Sequence[str] = (),
+    *,
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train a recipe with lists or ranges as many trials, and tell the best.
+
+    A broken sweep of the same name goes on; trials that finished are not run again.
+    """
+    from clipmill import recipe as recipes
+    from clipmill import sweep as sweeps
+
+    plain = source.model_dump(by_alias=True) if isinstance(source, recipes.Recipe) else source
+    asked = sweeps.read(plain, overrides)
+    return sweeps.run(asked, address=address, progress=progress, overrides=overrides)
 
 
 def resume(
@@ -296,73 +326,143 @@ def resume(
     *,
     folder: str = "runs",
     address: str | None = None,
+    allow_changed_data: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Go on with a broken run."""
+    """Go on with a broken run; of a finished one, tell MLflow what it has not heard."""
     from clipmill import storage
 
     home = _run_folder(name, folder)
     told: dict[str, Any] = storage.read_json(f"{home}/recipe.json")["recipe"]  # type: ignore[assignment]
     given = {**told, "run": {**told["run"], "folder": os.path.dirname(home)}}  # where it lies now
-    return train(given, overrides, address=address, progress=progress)
+    return train(
+        given,
+        overrides,
+        address=address,
+        allow_changed_data=allow_changed_data,
+        progress=progress,
+    )
 
 
 def _run_folder(run: str, folder: str) -> str:
     """The folder of a run by its name or its MLflow id."""
-    from clipmill import storage, track
+    from clipmill import runs as standings
 
-    root = storage.absolute(folder)
-    for home in (f"{root}/{run}", storage.absolute(run)):
-        if run and os.path.exists(f"{home}/recipe.json"):
-            return home
-    for path in Path(root).glob("*/mlflow.json"):
-        if track.run_id_of(str(path.parent)) == run:
-            return str(path.parent)
-    raise track.no_such_run(run, folder)
+    return standings.path_of(run, folder)
 
 
 def runs(folder: str = "runs") -> dict[str, Any]:
     """All runs of a folder, with where they stand."""
-    found = sorted(Path(folder).glob("*/recipe.json"))
-    return {"runs": [show(path.parent.name, folder=folder) for path in found]}
+    from clipmill import runs as standings
+
+    return {"runs": standings.listed(folder)}
 
 
 def show(run: str, *, folder: str = "runs") -> dict[str, Any]:
-    """One run: its result, or how far it has come."""
-    from clipmill import launch, storage, track
+    """All that is known of one run: its result, or how far it has come."""
+    from clipmill import runs as standings
 
-    home = launch.Folder(_run_folder(run, folder))
-    if os.path.exists(home.result):
-        return {"status": "finished", **storage.read_json(home.result)}
-    rows = launch.read_metrics(home.metrics)
-    told: dict[str, Any] = storage.read_json(home.recipe)
-    last = rows[-1] if rows else {}
-    return {
-        "status": "unfinished",
-        "run_id": track.run_id_of(home.path),
-        "name": told["recipe"]["run"]["name"],
-        "folder": home.path,
-        "steps": last.get("step", 0),
-        "metrics": {key: value for key, value in last.items() if key not in ("step", "time")},
-    }
+    return standings.whole(_run_folder(run, folder))
+
+
+def follow(
+    run: str, *, folder: str = "runs", every_seconds: float = 1.0
+) -> Iterator[dict[str, Any]]:
+    """Tell what `show` tells again and again while a run lives, and once after its end."""
+    from clipmill import runs as standings
+
+    return standings.followed(_run_folder(run, folder), every_seconds=every_seconds)
+
+
+def trace(version: str, *, folder: str = "runs", tracking: str | None = None) -> dict[str, Any]:
+    """What a version came of: data, recipe, commit, run, figures with protocol, and its files."""
+    from clipmill import track
+
+    return track.trace(_registry(tracking, folder), version)
+
+
+def clean(
+    folder: str = "runs", *, days: float = 30.0, yes: bool = False, tracking: str | None = None
+) -> dict[str, Any]:
+    """List old runs, caches and what crashes left, with sizes; with `yes` remove them."""
+    from clipmill import clean as cleaning
+    from clipmill import track
+
+    uri = track.uri_of(tracking, folder)
+    return cleaning.clean(folder, uri, days=days, remove=yes)
 
 
 def evaluate(
     target: str,
     data: str | None = None,
     *,
+    split: str | None = None,
+    where: str | None = None,
+    clips: int | None = None,
+    crops: int | None = None,
+    workers: int = 0,
+    address: str | None = None,
+    originals: bool = False,
+    pictures: str | None = None,
     folder: str = "runs",
     tracking: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Test a run or a version on the test split of its dataset, or of another."""
-    from clipmill import catalog as catalogs
+    """Test a run or a version on the test split of its dataset, or of another.
+
+    With workers it is done on Ray, with the same figures. `pictures` is a folder to draw them
+    into; `originals` asks about the records' sources, too.
+    """
     from clipmill import evaluate as evaluation
     from clipmill import plan as plans
 
     model, told = _model(target, folder, tracking)
-    catalog = catalogs.load(data) if data else plans.catalog_of(model.recipe.data)
-    return {**told, **evaluation.evaluate(model, catalog, progress=_bare(progress))}
+    model = evaluation.asked(model, data=data, split=split, where=where, clips=clips, crops=crops)
+    catalog = plans.catalog_of(model.recipe.data)
+    result = evaluation.evaluate(
+        model, catalog, workers=workers, address=address, from_originals=originals,
+        progress=_bare(progress),
+    )  # fmt: skip
+    drawn = {"pictures": evaluation.draw(result, pictures, catalog)} if pictures else {}
+    return {**told, **result, **drawn}
+
+
+def compare(
+    targets: Sequence[str],
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    where: str | None = None,
+    clips: int | None = None,
+    crops: int | None = None,
+    workers: int = 0,
+    address: str | None = None,
+    seed: int = 0,
+    folder: str = "runs",
+    tracking: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Test runs or versions on one test plan, and tell which is better and how surely."""
+    from clipmill import compare as comparing
+    from clipmill import evaluate as evaluation
+
+    if len(targets) < 2:
+        raise UsageError("one model", "two at the least to compare")
+    tests = []
+    for target in targets:
+        model, told = _model(target, folder, tracking)
+        given = evaluation.asked(
+            model, data=data, split=split, where=where, clips=clips, crops=crops
+        )
+        tests.append((given, {**told, **evaluation.conditions(given, evaluation.check(given))}))
+    comparing.check_alike([told for _, told in tests], data_given=data is not None)
+    results = [
+        told | evaluation.evaluate(
+            model, workers=workers, address=address, keep_meters=True, progress=_bare(progress)
+        )
+        for model, told in tests
+    ]  # fmt: skip
+    return comparing.compared(results, seed=seed)
 
 
 def _model(target: str, folder: str, tracking: str | None) -> tuple["Model", dict[str, str]]:
@@ -401,45 +501,13 @@ def promote(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Register a run's model under an alias, unless the one that holds it now tests better."""
+    from clipmill import promote as promotion
     from clipmill import track
 
-    track.check_name(name)
-    uri, home = track.uri_of(tracking, folder), _run_folder(run, folder)
-    run_id, before = str(track.run_id_of(home)), track.holder(uri, name, alias)
-    new = evaluate(os.path.basename(home), folder=folder, progress=progress)
-    told = {
-        "name": name,
-        "alias": alias,
-        "uri": f"models:/{name}@{alias}",
-        "metrics": new["metrics"],
-    }
-    if before and before["run_id"] == run_id:
-        return {**told, "version": before["version"], "nothing_to_do": True}
-    compared = _compared(new, uri, f"{name}@{alias}", force, progress) if before else None
-    made = track.register(uri, run_id, f"{home}/model", name, alias)
-    return {**told, "version": made["version"], "nothing_to_do": False, "before": compared}
-
-
-def _compared(
-    new: dict[str, Any], uri: str, holder: str, force: bool, progress: Progress | None
-) -> dict[str, float] | None:
-    """Compare with the holder of the alias on the same test plan; refuse a worse one."""
-    try:
-        old = evaluate(holder, new["data"], tracking=uri, progress=progress)
-    except ClipmillError as error:
-        if force:
-            return None
-        raise RegistryError(
-            f"{holder} cannot be tested beside {new['run']}: {error}", todo="or use --force"
-        ) from error
-    if not force and (new["metric"] != old["metric"] or new["score"] < old["score"]):
-        raise RegistryError(
-            f"{new['run']} reaches {new['metric']} {new['metrics'][new['metric']]:.4f} on"
-            f" {new['data']}, {holder} {old['metric']} {old['metrics'][old['metric']]:.4f}",
-            "a model that is not worse",
-            "use --force to promote it all the same",
-        )
-    return dict(old["metrics"])
+    uri = track.uri_of(tracking, folder)
+    return promotion.promote(
+        _run_folder(run, folder), uri, name=name, alias=alias, force=force, progress=_bare(progress)
+    )
 
 
 def predict(

@@ -7,6 +7,8 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +20,8 @@ QUIET = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -36,11 +39,20 @@ def session(address: str | None = None, *, dashboard: bool = False) -> Iterator[
     if ray.is_initialized():
         yield
         return
+    before = signal.getsignal(signal.SIGTERM)
     try:
         start(address or os.environ.get("RAY_ADDRESS") or "local", dashboard=dashboard)
+        _hear_again(before)
         yield
     finally:
         ray.shutdown()
+        _hear_again(before)
+
+
+def _hear_again(before: Any) -> None:
+    """Put back who hears SIGTERM: Ray takes it for itself."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def start(address: str, *, dashboard: bool = False) -> None:
@@ -69,7 +81,14 @@ def cpus() -> int:
     """CPUs of the whole cluster."""
     import ray
 
-    return int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+    return int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+
+
+def object_store_bytes() -> int:
+    """Shared memory of the whole cluster."""
+    import ray
+
+    return int(ray.cluster_resources().get("object_store_memory", 0))  # type: ignore[no-untyped-call]
 
 
 def quiet_data() -> None:

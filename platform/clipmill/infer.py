@@ -5,7 +5,7 @@ all that an answer needs, and no pickle. Knows neither registry nor HTTP.
 """
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from clipmill import augment, catalog, checkpoint, feed, storage, video
 from clipmill import recipe as recipes
 from clipmill.device import to_device
-from clipmill.errors import RunError
+from clipmill.errors import RunError, VideoError
 from clipmill.plan import Plan
 from clipmill.plugin import Info, Plugin, Sample
 from clipmill.recipe import Recipe
@@ -55,7 +56,7 @@ def build(plugin: Plugin, classes: tuple[str, ...], *, restored: bool = False) -
 
 
 def protocol(recipe: Recipe) -> dict[str, Any]:
-    """What a figure's conditions are: clips, rate, frames, size."""
+    """What a figure's conditions are: clips and crops, rate, frames, size."""
     plugin = recipe.plugin()
     view = plugin.views()["test"]
     return {
@@ -64,14 +65,22 @@ def protocol(recipe: Recipe) -> dict[str, Any]:
         "rate": view.rate,
         "size": view.size,
         "resize": view.resize,
-        "crop": "centre",
+        "crops": plugin.test_crops,
+        "crop": "centre" if plugin.test_crops == 1 else "start, middle and end",
     }
 
 
-def save(folder: str, model: Model) -> None:
-    """Write a model folder; `model.json` comes last."""
+@dataclass(frozen=True)
+class Packed:
+    """A model as bytes and plain data: what a folder holds, and what travels to other processes."""
+
+    weights: bytes  # safetensors
+    told: dict[str, Any]
+
+
+def packed(model: Model) -> Packed:
+    """Pack a model."""
     weights = checkpoint.snapshot(model.module)
-    storage.put(storage.join(folder, "weights.safetensors"), save_tensors(weights))
     told = {
         "recipe": model.recipe.plain(),
         "classes": list(model.classes),
@@ -80,7 +89,26 @@ def save(folder: str, model: Model) -> None:
         "figures": model.figures,
         "weights_sha256": checkpoint.weights_sha256(weights),
     }
-    storage.put_json(storage.join(folder, "model.json"), told)
+    return Packed(save_tensors(weights), told)
+
+
+def unpacked(given: Packed, where: str = "a packed model") -> Model:
+    """Make the model again, and check its weights against their hash."""
+    weights, told = load_tensors(given.weights), given.told
+    if checkpoint.weights_sha256(weights) != told["weights_sha256"]:
+        raise RunError(f"the weights in {where} were changed", "those that model.json tells")
+    recipe = recipes.parse(told["recipe"])
+    module = build(recipe.plugin(), tuple(told["classes"]), restored=True)
+    module.load_state_dict(weights)
+    profile = video.Profile(**told["profile"])
+    return Model(module, recipe, tuple(told["classes"]), profile, told["figures"])
+
+
+def save(folder: str, model: Model) -> None:
+    """Write a model folder; `model.json` comes last."""
+    made = packed(model)
+    storage.put(storage.join(folder, "weights.safetensors"), made.weights)
+    storage.put_json(storage.join(folder, "model.json"), made.told)
 
 
 def load(folder: str) -> Model:
@@ -89,19 +117,13 @@ def load(folder: str) -> Model:
     if not storage.exists(path):
         raise RunError(f"{folder} has no model.json", "a run that has finished", "resume it first")
     told: dict[str, Any] = storage.read_json(path)
-    weights = checkpoint.read_weights(folder)
-    if checkpoint.weights_sha256(weights) != told["weights_sha256"]:
-        raise RunError(f"the weights in {folder} were changed", "those that model.json tells")
-    recipe = recipes.parse(told["recipe"])
-    module = build(recipe.plugin(), tuple(told["classes"]), restored=True)
-    module.load_state_dict(weights)
-    profile = video.Profile(**told["profile"])
-    return Model(module, recipe, tuple(told["classes"]), profile, told["figures"])
+    weights = storage.read(storage.join(folder, "weights.safetensors"))
+    return unpacked(Packed(weights, told), folder)
 
 
 @torch.inference_mode()
 def outputs(model: Model, batches: Iterable[Sample]) -> Iterator[tuple[int, Output]]:
-    """Run batches through the network: (position, output) of every take."""
+    """Run batches through the network: (position, output) of every take, in their order."""
     view = model.plugin.views()["test"]
     where = next(model.module.parameters()).device
     prepare = functools.partial(augment.prepared, view=view, training=False)
@@ -113,47 +135,109 @@ def outputs(model: Model, batches: Iterable[Sample]) -> Iterator[tuple[int, Outp
 
 
 def answers(
-    model: Model, plan: Plan, results: Iterable[tuple[int, Output]]
+    plugin: Plugin, takes: Takes, results: Iterable[tuple[int, Output]]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Join the outputs of each record's takes to its answer, in the order of the records."""
-    takes = plan.epoch(0)
+    """Join the outputs of each record's takes to its answer, in the order of the records.
+
+    A result names its take by its place in `takes`.
+    """
     by_record: dict[int, list[tuple[int, Output]]] = {}
-    for position, output in results:
-        by_record.setdefault(int(takes.record[position, 0]), []).append((position, output))
+    for place, output in results:
+        by_record.setdefault(int(takes.record[place, 0]), []).append((place, output))
     for record in sorted(by_record):
         parts = sorted(by_record[record], key=lambda part: part[0])
-        places = np.array([position for position, _ in parts])
-        yield record, model.plugin.answer([output for _, output in parts], takes[places])
+        places = np.array([place for place, _ in parts])
+        yield record, plugin.answer([output for _, output in parts], takes[places])
 
 
-def answer(model: Model, source: bytes) -> dict[str, Any]:
-    """Answer one video, whatever its container, rate and size."""
+def answer(
+    model: Model,
+    source: video.Source,
+    *,
+    start_seconds: float = 0.0,
+    end_seconds: float | None = None,
+) -> dict[str, Any]:
+    """Answer one video, or a part of it, whatever its container, rate and size."""
+    asked = prepared(model, source, start_seconds, end_seconds)
+    return {**readable(joined(model, asked), model.classes), **asked.told}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A video that is decoded, before the network has seen it."""
+
+    takes: Takes
+    batches: Sequence[Sample]
+    told: dict[str, Any]  # the spans in seconds, and what the input is
+
+
+def prepared(
+    model: Model, source: video.Source, start_seconds: float = 0.0, end_seconds: float | None = None
+) -> Asked:
+    """Decode what the model wants to see of a video, without the network."""
     info = video.probe(source)
     rate = None if _conforms(info, model.profile) else model.profile.rate
-    plan = _plan_of(model, info, rate)
+    fps = rate or info.fps
+    first = round(start_seconds * fps)
+    frames = (info.frames if rate is None else video.grid_frames(info, rate)) - first
+    if end_seconds is not None:
+        frames = min(frames, max(1, round((end_seconds - start_seconds) * fps)))
+    if frames < 1:
+        raise VideoError(f"a part from {start_seconds:g} s on", f"{info.duration_seconds:g} s")
+    plan = _plan_of(model, info, frames, fps)
     takes = plan.epoch(0)
-    footage = feed.OfFile(source, rate)
+    footage = _From(feed.OfFile(source, rate), first, fps) if first else feed.OfFile(source, rate)
     samples = [_sample(plan, takes, place, footage) for place in range(len(takes))]
     size = plan.batch
-    batched = (
+    batches = [
         feed.collated(model.plugin, samples[at : at + size]) for at in range(0, len(takes), size)
-    )
-    (_, joined), *_ = answers(model, plan, outputs(model, batched))
-    return {**readable(joined, model.classes), "spans": _spans(takes, plan), "input": _told(info)}
+    ]
+    return Asked(takes, batches, {"spans": _spans(takes, plan), "input": _told(info)})
+
+
+def joined(model: Model, asked: Asked) -> dict[str, Any]:
+    """The answer to a decoded video, as its plugin gives it."""
+    ((_, answer),) = answers(model.plugin, asked.takes, outputs(model, asked.batches))
+    return answer
+
+
+@dataclass(frozen=True)
+class _From:
+    """A footage from one of its frames on."""
+
+    inner: feed.Footage
+    first: int
+    fps: float
+
+    def pictures(
+        self,
+        numbers: NDArray[np.int64],
+        short_side: int,
+        crop: tuple[int, int, int, int],
+        out: NDArray[np.uint8] | None = None,
+    ) -> NDArray[np.uint8]:
+        """The frames of these numbers, scaled and cut."""
+        return self.inner.pictures(numbers + self.first, short_side, crop, out)
+
+    def sound(self, start_seconds: float, end_seconds: float, rate: int) -> NDArray[np.float32]:
+        """The sound of exactly this span."""
+        before = self.first / self.fps
+        return self.inner.sound(start_seconds + before, end_seconds + before, rate)
 
 
 def _conforms(info: video.VideoInfo, profile: video.Profile) -> bool:
     """Whether the video is as our profile makes it, so that its own frames are the grid."""
+    if profile.name == "keep":
+        return True
     steady = not info.variable_rate and abs(info.fps - profile.rate) < 1e-6
     return steady and info.rotation == 0 and info.frames_from == "packets" and not info.faults
 
 
-def _plan_of(model: Model, info: video.VideoInfo, rate: float | None) -> Plan:
+def _plan_of(model: Model, info: video.VideoInfo, frames: int, fps: float) -> Plan:
     """A plan over a catalog of this one video."""
-    frames = info.frames if rate is None else video.grid_frames(info, rate)
     row = {
         "key": "video", "shard": "", "sha256": "", "split": "test", "members": [],
-        "frames": frames, "fps": rate or info.fps, "height": info.height, "width": info.width,
+        "frames": frames, "fps": fps, "height": info.height, "width": info.width,
     }  # fmt: skip
     plain = {name: row.get(name) for name in catalog.SCHEMA.names}
     table = pa.Table.from_pylist([plain], schema=catalog.SCHEMA)
@@ -191,7 +275,8 @@ def readable(answer: Mapping[str, Any], classes: tuple[str, ...]) -> dict[str, A
     """An answer as plain data: classes by name, the likeliest first."""
     plain = {name: np.asarray(value).tolist() for name, value in answer.items()}
     if "probabilities" in plain and len(plain["probabilities"]) == len(classes):
-        ranked = sorted(zip(plain["probabilities"], classes, strict=True), reverse=True)
+        pairs = zip(plain["probabilities"], classes, strict=True)
+        ranked = sorted(pairs, key=lambda pair: -pair[0])  # of equal ones the first, as in figures
         plain["classes"] = [{"name": name, "probability": p} for p, name in ranked]
         plain["label"] = ranked[0][1]
         del plain["probabilities"]

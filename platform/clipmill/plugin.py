@@ -57,7 +57,11 @@ class Info:
 
 
 class Meter(Protocol):
-    """Gathers answers video by video; merging parts gives exactly the whole."""
+    """Gathers answers video by video; merging parts gives exactly the whole.
+
+    One whose metric is a mean over videos may have `score(answer, target) -> float`, the video's
+    part of it: then runs are compared by it at once, and not by meters merged again and again.
+    """
 
     def update(self, answer: Mapping[str, Any], target: Mapping[str, Any]) -> None:
         """Count one video: its answer and its catalog row."""

@@ -154,6 +154,15 @@ class Model(BaseModel):
         return dict(self.model_extra or {})
 
 
+class Stop(_Section):
+    """When to end before the last step; the run's model is then that of its best checkpoint."""
+
+    patience: int = Field(3, ge=1, description="validations in a row that bring nothing better")
+    min_delta: float = Field(0.0, ge=0, description="what counts as better")
+    metric: str | None = Field(None, description="of the validation; null is the plugin's own")
+    higher_is_better: bool | None = Field(None, description="null is as the plugin has it")
+
+
 class Train(_Section):
     """How long and on what."""
 
@@ -162,18 +171,68 @@ class Train(_Section):
     workers: int = Field(
         1, ge=0, description="training processes; 0 trains in this one, without Ray"
     )
+    min_workers: int | None = Field(
+        None, ge=1, description="go on with so few where others are lost; null is all of `workers`"
+    )
     threads: int = Field(1, ge=1, description="CPU threads of a worker's network")
     seed: int = Field(0, ge=0, description="of takes, weights and dropout")
+    accumulate: int = Field(
+        1, ge=1, description="parts of a worker's batch, one after another: a step in less memory"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto is bf16 where the device has it, fp32 on CPUs"
     )
-    schedule: Literal["constant", "one-cycle"] = Field(
+    schedule: Literal["constant", "cosine", "one-cycle"] = Field(
         "constant", description="of the learning rate over `steps`"
     )
+    warmup_steps: int = Field(
+        0, ge=0, description="of rising learning rate; one-cycle takes a quarter of `steps` for 0"
+    )
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of a moving average of the weights, which then answers"
+    )
+    parallel: Literal["ddp", "fsdp2"] = Field(
+        "ddp", description="every worker holds the whole model, or each a part of it"
+    )
+    compile_: bool = Field(
+        False, alias="compile", description="compile the network (torch.compile)"
+    )
+    channels_last: bool = Field(
+        False, description="channels last in memory: faster convolutions on many GPUs"
+    )
+    remat: bool = Field(
+        False, description="recompute the network's blocks in the backward pass: less memory"
+    )
+    deterministic: bool = Field(
+        False, description="only algorithms that give the same bits each time, which may be slower"
+    )
+    on_nan: Literal["stop", "skip"] = Field(
+        "stop", description="at a gradient that is no number: stop, or skip and count the step"
+    )
+    spike: float | None = Field(
+        None, gt=1, description="a gradient this many times the usual norm is as bad as no number"
+    )
+    validate_every: int | None = Field(
+        None,
+        ge=1,
+        description="steps between validations, each with a checkpoint; null is at the end",
+    )
+    stop: Stop | None = Field(None, description="end early: {patience, metric, ...}")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+    keep: int = Field(2, ge=1, description="last checkpoints that stay, beside the best validated")
     log_every: int = Field(10, ge=1, description="steps between logged metrics")
     max_failures: int = Field(3, ge=-1, description="restarts after lost workers; -1 is no limit")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Train":
+        if self.accumulate > max(1, self.batch // max(1, self.workers)):
+            raise ValueError("accumulate of at most the takes of a worker's batch")
+        if self.workers and (self.min_workers or 0) > self.workers:
+            raise ValueError("min_workers of at most workers")
+        if self.stop is not None and self.validate_every is None:
+            raise ValueError("validate_every, which stop needs")
+        return self
 
 
 class Feed(_Section):
@@ -242,17 +301,30 @@ class Recipe(_Section):
         )
 
 
-MAY_DIFFER = {"workers", "steps", "checkpoint_every", "log_every", "max_failures"}
+# Neither where a run stops nor what is kept of it decides the weights of a step; recomputing gives
+# the same numbers, and how many workers hold the model may differ, so how they do may, too. A run
+# that a guard stopped goes on under another rule: that is what rules are changed for.
+MAY_DIFFER = {
+    "workers", "min_workers", "parallel", "remat", "steps", "stop", "validate_every", "keep",
+    "checkpoint_every", "log_every", "max_failures", "on_nan", "spike",
+}  # fmt: skip
 
 
 def load(
     source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()
 ) -> Recipe:
     """Read a recipe from YAML or plain data, and set `dotted.key=value` overrides."""
+    return parse(read(source, overrides))
+
+
+def read(
+    source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Read YAML or plain data with overrides set, not yet checked."""
     data = _copied(source) if isinstance(source, Mapping) else _parsed(find(source))
     for override in overrides:
         _set(data, override)
-    return parse(data)
+    return data
 
 
 def parse(data: Mapping[str, Any]) -> Recipe:
@@ -303,18 +375,24 @@ def _copied(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _set(data: dict[str, Any], override: str) -> None:
     dotted, sign, text = override.partition("=")
-    *path, last = dotted.split(".")
     if not sign or not dotted:
         raise RecipeError(f"the override {override!r}", "dotted.key=value, such as train.steps=50")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"the value of {override!r}", "a YAML value") from None
+    place(data, dotted, value)
+
+
+def place(data: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set one value of plain data; sections on the way are made."""
+    *path, last = dotted.split(".")
     for part in path:
         inner = data.setdefault(part, {})
         if not isinstance(inner, dict):
             raise RecipeError(f"{dotted}: {part} is {inner!r}", "a section")
         data = inner
-    try:
-        data[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RecipeError(f"the value of {override!r}", "a YAML value") from None
+    data[last] = value
 
 
 def schema() -> dict[str, Any]:

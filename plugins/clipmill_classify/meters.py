@@ -24,23 +24,17 @@ class ClassMeter:
 
     def update(self, answer: Mapping[str, Any], target: Mapping[str, Any]) -> None:
         """Count one video: its class probabilities and its catalog row."""
-        scores_K = np.asarray(answer["probabilities"], np.float64)
-        true = int(target["target"])
-        if not 0 <= true < len(scores_K):
-            raise DataError(
-                f"record {target.get('key', '?')} has label {target.get('label')!r} (class {true})",
-                f"one of the model's {len(scores_K)} classes",
-                "leave such records out with data.where",
-            )
-        if not np.isfinite(scores_K).all():
-            raise PluginError(f"probabilities of record {target.get('key', '?')} are not finite")
-        self._grow(len(scores_K))
-        # Stable, so that equal scores always rank alike: the class of the lower number first.
-        ranked_K = np.argsort(-scores_K, kind="stable")
+        true, ranked_K = _ranked(answer, target)
+        self._grow(len(ranked_K))
         self.confusion[true, ranked_K[0]] += 1
         self.top_hits += int(true in ranked_K[:TOP])
         if target.get("label") is not None:
             self.names[true] = str(target["label"])
+
+    def score(self, answer: Mapping[str, Any], target: Mapping[str, Any]) -> float:
+        """What one video adds to the accuracy, which is the mean of it."""
+        true, ranked_K = _ranked(answer, target)
+        return float(true == ranked_K[0])
 
     def merge(self, other: Self) -> None:
         """Add another meter's counts."""
@@ -78,3 +72,19 @@ class ClassMeter:
             raise PluginError(
                 f"an answer has {classes} classes", f"{len(self.confusion)}, as those before it"
             )
+
+
+def _ranked(answer: Mapping[str, Any], target: Mapping[str, Any]) -> tuple[int, NDArray[np.int64]]:
+    """The true class of a video, and all classes by its answer, the likeliest first."""
+    scores_K = np.asarray(answer["probabilities"], np.float64)
+    true = int(target["target"])
+    if not 0 <= true < len(scores_K):
+        raise DataError(
+            f"record {target.get('key', '?')} has label {target.get('label')!r} (class {true})",
+            f"one of the model's {len(scores_K)} classes",
+            "leave such records out with data.where",
+        )
+    if not np.isfinite(scores_K).all():
+        raise PluginError(f"probabilities of record {target.get('key', '?')} are not finite")
+    # Stable, so that equal scores always rank alike: the class of the lower number first.
+    return true, np.argsort(-scores_K, kind="stable")

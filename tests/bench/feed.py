@@ -52,8 +52,9 @@ BARE = System("bare decode in 2 processes", "processes", job="bare")
 BARE_THREADS = System("bare decode in 2 threads", "threads", job="bare")
 OURS = System("feed by Ray", "clipmill_feed:ray")
 OURS_THREADS = System("feed by threads", "clipmill_feed:thread")
+OURS_BY_DATA = System("the same blocks by Ray Data", "clipmill_feed:data")
 DATALOADER = System("DataLoader, same decoder", "torch_dataloader")
-MAIN = (BARE, BARE_THREADS, OURS, OURS_THREADS, DATALOADER)
+MAIN = (BARE, BARE_THREADS, OURS, OURS_THREADS, OURS_BY_DATA, DATALOADER)
 RIVALS = tuple(
     System(name, module, kept_as)
     for kept_as in (RECORDS, ORIGINALS)
@@ -203,6 +204,7 @@ def main_rows(bench: Bench, readings: Readings) -> Iterable[Row]:
     yield compared(bench, readings, OURS, BARE, 0.92, against=bare)
     yield compared(bench, readings, OURS_THREADS, BARE, None, against=bare)
     yield compared(bench, readings, OURS_THREADS, BARE_THREADS, None, against=bare)
+    yield compared(bench, readings, OURS_BY_DATA, BARE, None, against=bare)
     yield compared(bench, readings, DATALOADER, BARE, None, against=bare)
     yield compared(bench, readings, OURS, DATALOADER, 1.0, against=loader)
     for system, limit in ((OURS, 0.4), (OURS_THREADS, None), (DATALOADER, None)):

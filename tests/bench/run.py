@@ -24,7 +24,9 @@ import catalog
 import decode
 import feed
 import ingest
+import loop
 import plan
+import start
 from row import Row
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -34,7 +36,9 @@ BENCHMARKS: Mapping[str, Callable[[int], list[Row]]] = {
     "decode": decode.measure,
     "feed": feed.measure,
     "ingest": ingest.measure,
+    "loop": loop.measure,
     "plan": plan.measure,
+    "start": start.measure,
 }
 
 

@@ -29,7 +29,10 @@ def member(row: Mapping[str, Any], suffix: str | None = None) -> bytes:
 def member_part(row: Mapping[str, Any], suffix: str | None, offset: int, length: int | None) -> bytes:  # fmt: skip
     """Some bytes of a record's member (None: its video); without a length all from there on."""
     found = _found(row, suffix)
-    count = found["length"] - offset if length is None else length
+    left = found["length"] - offset
+    count = left if length is None else length
+    if not 0 <= count <= left:
+        raise DataError(f"{count} bytes at {offset} of {row['key']}", f"at most {left}")
     return _read(row, found["offset"] + offset, count)
 
 
@@ -42,6 +45,8 @@ def _found(row: Mapping[str, Any], suffix: str | None) -> dict[str, Any]:
 
 
 def _read(row: Mapping[str, Any], offset: int, length: int) -> bytes:
+    if "/" in row["shard"] or "\\" in row["shard"]:
+        raise DataError(f"a shard named {row['shard']!r}", "a file of the dataset's own folder")
     try:
         return storage.read_range(storage.join(row["folder"], row["shard"]), offset, length)
     except StorageError as error:

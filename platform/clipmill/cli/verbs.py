@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipmill.cli import screen
+from clipmill.cli import pages, screen
 from clipmill.errors import ClipmillError, UsageError
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ plugins = typer.Typer(
 app.add_typer(worlds, name="worlds")
 app.add_typer(plugins, name="plugins")
 
+STOPPED = "stopped; what was finished is kept, the same command goes on from there"
+
 Show = Callable[[dict[str, Any]], None]
 on_screen = screen.Screen()
 
@@ -40,6 +42,10 @@ Tracking = Annotated[
 ]
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster; else RAY_ADDRESS, else a local one.")
+]
+
+Anyway = Annotated[
+    bool, typer.Option("--anyway", help="Go on though the dataset has changed; it is recorded.")
 ]
 
 
@@ -85,10 +91,10 @@ def _run(
         if as_json:
             screen.as_json({"error": str(told)})
         return told.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         on_screen.close()
-        screen.error("stopped; what was finished is kept, the same command goes on from there")
-        return 130
+        screen.error(str(stop) or STOPPED)
+        return int(getattr(stop, "exit_code", 130))
 
 
 @verb(worlds, "make")
@@ -329,6 +335,7 @@ def train(
     ] = False,
     track: Tracking = None,
     address: Address = None,
+    anyway: Anyway = False,
 ) -> dict[str, Any]:
     """Train a recipe into RUNS/NAME; a broken run of that name goes on from its last commit."""
     from clipmill import api
@@ -336,7 +343,48 @@ def train(
     chosen = [*(overrides or ()), *([f"track.uri={track}"] if track else [])]
     if show_only:
         return {"recipe": api.recipe(recipe, chosen).plain()}
-    return api.train(recipe, chosen, address=address, progress=on_screen.progress)
+    return api.train(
+        recipe, chosen, address=address, allow_changed_data=anyway, progress=on_screen.progress
+    )
+
+
+def _show_sweep(result: dict[str, Any]) -> None:
+    columns = ("name", "state", "steps", result["metric"], "values", "error")
+    shown = ("name", "state", "steps", "score", "values", "error")
+    screen.table("", columns, [[row[key] for key in shown] for row in result["trials"]])
+    best = result["best"]
+    screen.pairs({"best": best["name"], "with": " ".join(best["overrides"])})
+    print(result["command"])
+
+
+@verb(app, "sweep", _show_sweep)
+def sweep(
+    recipe: Recipe,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Overrides, such as model.learning_rate=[0.001,0.01], or log(1e-4,1e-2),"
+            " uniform(a,b), int(a,b).",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="How many; else every combination of lists.")
+    ] = None,
+    eta: Annotated[
+        int | None, typer.Option(min=2, help="Stop early: one trial of so many goes on.")
+    ] = None,
+    track: Tracking = None,
+    address: Address = None,
+) -> dict[str, Any]:
+    """Train many trials into RUNS/NAME-000 and so on, and tell the best; the same command goes on."""
+    from clipmill import api
+
+    asked = {"sweep.trials": trials, "sweep.halving.eta": eta, "track.uri": track}
+    chosen = [f"{key}={value}" for key, value in asked.items() if value is not None]
+    return api.sweep(
+        recipe, [*(overrides or ()), *chosen], address=address, progress=on_screen.progress
+    )
 
 
 @verb(app, "resume")
@@ -345,12 +393,18 @@ def resume(
     overrides: Overrides = None,
     runs: Runs = "runs",
     address: Address = None,
+    anyway: Anyway = False,
 ) -> dict[str, Any]:
-    """Go on with a broken run from its last commit."""
+    """Go on with a broken run from its last commit, or tell MLflow the rest of a finished one."""
     from clipmill import api
 
     return api.resume(
-        run, overrides or (), folder=runs, address=address, progress=on_screen.progress
+        run,
+        overrides or (),
+        folder=runs,
+        address=address,
+        allow_changed_data=anyway,
+        progress=on_screen.progress,
     )
 
 
@@ -362,50 +416,137 @@ def schema() -> dict[str, Any]:
     return api.schema()
 
 
+Split = Annotated[str | None, typer.Option(help="Test on this split of the data.")]
+Where = Annotated[str | None, typer.Option(help="Test on these records only.")]
+Clips = Annotated[int | None, typer.Option(min=1, help="Clips of each video.")]
+Crops = Annotated[int | None, typer.Option(help="Places in each clip, 1 or 3.")]
+Workers = Annotated[int, typer.Option(min=0, help="Workers on Ray; 0 tests in this process.")]
+
+
 def _show_evaluation(result: dict[str, Any]) -> None:
-    shown = ("run", "name", "version", "data", "videos", "protocol")
-    screen.pairs({key: result[key] for key in shown if key in result} | result["metrics"])
+    shown = ("run", "name", "version", "data", "videos", "bad_clips", "videos_without_answer")
+    told = {key: result[key] for key in (*shown, "protocol") if key in result}
+    figures = result.get("figures", {})
+    if figures:
+        told["calibration error"] = figures["calibration"]["error"]
+    screen.pairs({**told, **result["metrics"]})
+    if rows := figures.get("worst", ())[:5]:
+        columns = ("target", "label", "probability", "key")
+        screen.table("worst errors", columns, [[row[key] for key in columns] for row in rows])
+    if "originals" in result:
+        screen.table("originals", ("", ""), result["originals"].items())
 
 
 @verb(app, "evaluate", _show_evaluation)
 def evaluate(
     target: Annotated[str, typer.Argument(help="A run, or NAME@alias, or NAME/3.")],
     data: Annotated[str | None, typer.Argument(help="Another dataset than its own.")] = None,
+    split: Split = None,
+    where: Where = None,
+    clips: Clips = None,
+    crops: Crops = None,
+    workers: Workers = 0,
+    originals: Annotated[
+        bool, typer.Option("--originals", help="Ask about the records' source files, too.")
+    ] = False,
+    pictures: Annotated[str | None, typer.Option(help="Folder to draw figures into.")] = None,
     runs: Runs = "runs",
     track: Tracking = None,
+    address: Address = None,
 ) -> dict[str, Any]:
-    """Test a run or a version on a test split; reads only."""
+    """Test a run or a version on a test split; writes nothing but pictures, if asked."""
     from clipmill import api
 
-    return api.evaluate(target, data, folder=runs, tracking=track, progress=on_screen.progress)
+    return api.evaluate(
+        target, data, split=split, where=where, clips=clips, crops=crops, workers=workers,
+        address=address, originals=originals, pictures=pictures, folder=runs, tracking=track,
+        progress=on_screen.progress,
+    )  # fmt: skip
 
 
-def _show_runs(result: dict[str, Any]) -> None:
-    shown = ("name", "status", "steps", "metrics", "run_id")
-    screen.table("", shown, [[run.get(key) for key in shown] for run in result["runs"]])
+def _show_comparison(result: dict[str, Any]) -> None:
+    shown = ("model", "value", "videos", "bad_clips", "protocol")
+    title = f"{result['metric']} on {result['data']}"
+    screen.table(title, shown, [[row[key] for key in shown] for row in result["rows"]])
+    screen.table("", ("",), [[pair["verdict"]] for pair in result["pairs"]])
 
 
-@verb(app, "runs", _show_runs)
+@verb(app, "compare", _show_comparison)
+def compare(
+    targets: Annotated[list[str], typer.Argument(help="Runs, or NAME@alias, or NAME/3.")],
+    data: Annotated[str | None, typer.Option(help="The dataset to test all on.")] = None,
+    split: Split = None,
+    where: Where = None,
+    clips: Clips = None,
+    crops: Crops = None,
+    workers: Workers = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
+    runs: Runs = "runs",
+    track: Tracking = None,
+    address: Address = None,
+) -> dict[str, Any]:
+    """Test models on the same videos, and tell which is better and how surely; reads only."""
+    from clipmill import api
+
+    return api.compare(
+        targets, data=data, split=split, where=where, clips=clips, crops=crops, workers=workers,
+        address=address, seed=seed, folder=runs, tracking=track, progress=on_screen.progress,
+    )  # fmt: skip
+
+
+@verb(app, "runs", pages.runs)
 def runs(
     folder: Annotated[str, typer.Argument(help="Folder of all runs.")] = "runs",
 ) -> dict[str, Any]:
-    """List the runs of a folder; reads only."""
+    """List the runs of a folder and where they stand; reads only."""
     from clipmill import api
 
     return api.runs(folder)
 
 
-@verb(app, "show")
+@verb(app, "show", pages.run)
 def show(
-    run: Annotated[str, typer.Argument(help="Name or id of a run.")], runs: Runs = "runs"
+    run: Annotated[str, typer.Argument(help="Name or id of a run.")],
+    live: Annotated[bool, typer.Option("--live", help="Follow it while it lives.")] = False,
+    runs: Runs = "runs",
 ) -> dict[str, Any]:
-    """Show one run; reads only."""
+    """Show all that is known of one run; reads only."""
     from clipmill import api
 
+    if live:
+        return pages.follow(api.follow(run, folder=runs), on_screen.progress)
     return api.show(run, folder=runs)
 
 
-@verb(app, "promote")
+@verb(app, "trace", pages.trace)
+def trace(
+    version: Annotated[str, typer.Argument(help="NAME@alias or NAME/3.")],
+    runs: Runs = "runs",
+    track: Tracking = None,
+) -> dict[str, Any]:
+    """Tell what a version came of: data, recipe, commit, run, figures, files; reads only."""
+    from clipmill import api
+
+    return api.trace(version, folder=runs, tracking=track)
+
+
+@verb(app, "clean", pages.clean)
+def clean(
+    folder: Annotated[str, typer.Argument(help="Folder of all runs.")] = "runs",
+    days: Annotated[float, typer.Option(min=0, help="Only what is this old.")] = 30.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it.")] = False,
+    track: Tracking = None,
+) -> dict[str, Any]:
+    """List old runs, caches and what crashes left, with sizes; removes nothing without --yes.
+
+    Living runs stay, and those that a registered version came of.
+    """
+    from clipmill import api
+
+    return api.clean(folder, days=days, yes=yes, tracking=track)
+
+
+@verb(app, "promote", pages.promoted)
 def promote(
     run: Annotated[str, typer.Argument(help="Name or id of a run.")],
     name: Annotated[str, typer.Option(help="Name in the registry.")],

@@ -9,11 +9,13 @@ import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from clipmill import plan as plans
 from clipmill.feed.block import decode, decoded_size, sample
 from clipmill.feed.cache import Cache
 from clipmill.feed.figures import Figures, verdict
 from clipmill.feed.footage import Footage, OfFile, Stored
 from clipmill.feed.hands import Hands, Threads, Workers
+from clipmill.feed.mend import too_many_bad
 from clipmill.feed.pieces import collated
 from clipmill.feed.producer import Producer
 from clipmill.feed.share import Share, positions
@@ -35,6 +37,7 @@ __all__ = [
     "decoded_size",
     "positions",
     "sample",
+    "too_many_bad",
     "verdict",
 ]
 
@@ -52,6 +55,8 @@ class Feed(Iterator[Sample]):
     """A share's batches; `figures` tell how it goes, `ledger` which clips were bad."""
 
     def __init__(self, plan: Plan, share: Share, settings: Settings, transport: Transport) -> None:
+        if plan.stage == "train":
+            plans.check_ranks(plan, share.world)
         cache = Cache(settings.cache_mb, settings.cache_folder)
         hands: Hands = Workers(cache, share.world) if transport == "ray" else Threads(cache)
         self.figures = Figures(cpus=hands.cpus)

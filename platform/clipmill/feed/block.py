@@ -164,7 +164,9 @@ def decode(
         made |= {"mask": video.motion_mask(frames)} if "mask" in view.streams else {}
     if "audio" in view.streams:
         start = span[0] / row["fps"]  # as long as the view's frames, whatever the record's rate
-        made["audio"] = footage.sound(start, start + view.frames / view.rate, view.audio_rate)
+        samples = round(view.frames / view.rate * view.audio_rate)
+        end = start + samples / view.audio_rate
+        made["audio"] = footage.sound(start, end, view.audio_rate)
     return made
 
 

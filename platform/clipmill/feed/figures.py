@@ -68,10 +68,13 @@ def verdict(figures: Figures) -> str:
     if figures.batches < 2:
         return "too few batches to say what limits"
     share, rate = figures.wait_share, figures.clips_per_second
+    if share >= WAIT_LIMIT and figures.cached > figures.made:
+        return f"the cache limits: the step waited {share:.0%} of its time at {rate:.0f} clips a second"
     if share < WAIT_LIMIT:
         return _step_limits(figures, rate)
     told = f"the step waited {share:.0%} of its time for clips at {rate:.0f} a second"
-    busy = rate * figures.cpu_seconds / max(1, figures.made) / figures.cpus
+    decoded = rate * figures.made / max(1, figures.made + figures.cached)
+    busy = decoded * figures.cpu_seconds / max(1, figures.made) / figures.cpus
     idle = 1 - figures.cpu_seconds / figures.worker_seconds if figures.worker_seconds else 0.0
     if busy >= BUSY_CPUS:
         return (

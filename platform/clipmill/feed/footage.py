@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipmill import catalog, video
+from clipmill.errors import DataError, VideoError
 
 Frames = NDArray[np.uint8]
 Crop = tuple[int, int, int, int]  # top, left, height, width, in scaled pixels
@@ -38,7 +39,11 @@ class Stored:
 
     @functools.cached_property
     def _index(self) -> video.PacketIndex:
-        return video.unpacked(catalog.member(self.row, "idx"))
+        data = catalog.member(self.row, "idx")
+        try:
+            return video.unpacked(data)
+        except DataError as error:
+            raise VideoError(f"record {self.row['key']}: {error}", "an undamaged index") from error
 
     @functools.cached_property
     def _whole(self) -> bytes:

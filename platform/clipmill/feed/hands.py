@@ -10,6 +10,7 @@ Measured beside Ray Data with decoding inside its tasks, see tests/bench/RESULTS
 import contextlib
 import functools
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from clipmill.errors import ClipmillError, RunError
 from clipmill.feed.block import Block, Request
 from clipmill.feed.cache import Cache
 
+LOOK_SECONDS = 0.5  # between looks at whether anybody still waits
 CRASH = "the decoder crashed on it"
 
 Ticket = Callable[[], Block]  # waits for the block
@@ -31,8 +33,11 @@ class Hands(Protocol):
     def ask(self, request: Request) -> Ticket:
         """Begin a block."""
 
+    def stop(self) -> None:
+        """Wait for no block any more: tickets that are waited for give up."""
+
     def close(self) -> None:
-        """Stop: blocks that nobody waits for any more are given up."""
+        """End: blocks that nobody waits for any more are given up."""
 
 
 class Threads:
@@ -48,8 +53,11 @@ class Threads:
         future: Future[Block] = self._pool.submit(self._cache.make, request)
         return future.result
 
+    def stop(self) -> None:
+        """Nothing: a block is done in a moment."""
+
     def close(self) -> None:
-        """Stop, when the blocks under way are done."""
+        """End, when the blocks under way are done."""
         self._pool.shutdown(cancel_futures=True)
 
 
@@ -59,8 +67,10 @@ class Workers:
     def __init__(self, cache: Cache, world: int = 1) -> None:
         from clipmill import cluster
 
-        self._cache = cache
-        self.cpus = max(1, cluster.cpus() // world)
+        self._cache, self._over = cache, threading.Event()
+        if (cpus := cluster.cpus()) < 1:
+            raise RunError(f"a Ray of {cpus} CPUs", "one for decoding at the least")
+        self.cpus = max(1, cpus // world)
         self._open: set[Any] = set()
 
     def ask(self, request: Request) -> Ticket:
@@ -74,10 +84,20 @@ class Workers:
         from ray import exceptions as faults
 
         try:
+            while not ray.wait([reference], timeout=LOOK_SECONDS)[0]:
+                if self._over.is_set():
+                    raise RunError("the feed is closed", "batches before that")
             return ray.get(reference)  # type: ignore[no-any-return]
         except faults.RayTaskError as error:
             raise _own(error) from error
-        except (faults.WorkerCrashedError, faults.OutOfMemoryError) as error:
+        except faults.OutOfMemoryError as error:
+            if len(request) == 1:
+                raise RunError(
+                    f"decoding one clip ran out of memory: {error}", "free memory on the node",
+                    "lower feed.ahead_mb or train.workers",
+                ) from error  # fmt: skip
+            return self._one_by_one(request, error)
+        except faults.WorkerCrashedError as error:
             return self._one_by_one(request, error)
         except faults.RayError as error:
             raise RunError(
@@ -93,10 +113,15 @@ class Workers:
         tickets = [self.ask(request.alone(place)) for place in range(len(request))]
         parts = [ticket() for ticket in tickets]
         reasons = {at: part.reasons[0] for at, part in enumerate(parts) if part.reasons}
-        if len(reasons) == len(request):
+        videos = {key for at in range(len(request)) for key in request.keys(at)}
+        if len(reasons) == len(request) and len(videos) > 1:
             raise RunError(f"decode workers die: {error}", "workers that live", "see Ray's logs")
         samples = [part.rows()[0] for part in parts]
         return Block(request.positions, samples=samples, reasons=reasons)
+
+    def stop(self) -> None:
+        """Let go who waits for a block: the cluster may have no CPU for it for a long time."""
+        self._over.set()
 
     def close(self) -> None:
         """Give up the blocks that nobody waits for any more."""

@@ -25,7 +25,7 @@ class Mender:
     plan: Plan
     hands: Hands
     figures: Figures
-    most_bad: float  # clips of an epoch, of this rank
+    most_bad: float  # clips of an epoch
     ledger: list[dict[str, Any]] = field(default_factory=list)
     used: dict[int, bytes] = field(default_factory=dict)  # digests in place of the plan's
 
@@ -67,9 +67,14 @@ class Mender:
         bad = self.figures.bad
         bad[self._epoch(position)] += 1
         count = bad[self._epoch(position)]
-        if count > max(1.0, self.most_bad):
-            raise DataError(
-                f"{count} clips of an epoch do not decode, the last one: {reason}",
-                f"at most {self.most_bad:.0f} (feed.max_bad_share)",
-                "run `clipmill verify --deep` on the dataset, or raise feed.max_bad_share",
-            )
+        if count > self.most_bad:
+            raise too_many_bad(count, self.most_bad, reason)
+
+
+def too_many_bad(count: int, most: float, reason: str) -> DataError:
+    """What to say when more clips of an epoch are bad than may be."""
+    return DataError(
+        f"{count} clips of an epoch do not decode, the last one: {reason}",
+        f"at most {most:.0f} (feed.max_bad_share)",
+        "run `clipmill verify --deep` on the dataset, or raise feed.max_bad_share",
+    )

@@ -69,6 +69,8 @@ def _cut(block: Block, where: slice) -> Block:
 
 def joined(plugin: Plugin, parts: Sequence[Block]) -> Sample:
     """One batch of blocks; takes without a sample are left out."""
+    if not parts:
+        return {}
     if all(part.columns for part in parts):
         columns = [part.columns for part in parts]
         if len(columns) == 1:

@@ -34,7 +34,7 @@ class Producer:
     ) -> None:
         self.plan, self.share, self.settings = plan, share, settings
         self.hands, self.figures = hands, figures
-        most_bad = settings.max_bad_share * plan.takes_in_catalog / share.world
+        most_bad = settings.max_bad_share * plan.takes_in_catalog  # of all ranks
         self._data_digest = plan.catalog.digest if settings.cache_mb else ""
         self.mender = Mender(plan, hands, figures, most_bad)
         self.ready: queue.Queue[Sample | BaseException | None] = queue.Queue(READY_BATCHES)
@@ -49,6 +49,7 @@ class Producer:
     def close(self) -> None:
         """Stop, wait until the thread has ended, and let go whoever waits for a batch."""
         self.over.set()
+        self.hands.stop()
         self._thread.join()
         with contextlib.suppress(queue.Full):
             self.ready.put_nowait(None)
@@ -82,6 +83,8 @@ class Producer:
             if batch:
                 check(self.plan, part, batch, self.mender.used)
                 yield batch
+            for place in part:
+                self.mender.used.pop(place, None)
 
     def _request(self, block: list[range]) -> Request:
         places = tuple(place for part in block for place in part)
@@ -97,10 +100,9 @@ class Producer:
 
     def _window(self) -> int:
         """How many blocks are asked for at a time: all CPUs busy, within the bytes allowed."""
-        take = sum(
-            view.frames * decoded_size(view, self.plan.stage) ** 2 * 3
-            for view in self.plan.plugin.views().values()
-        )
+        first, views = self.plan.at(0, 1), self.plan.plugin.views()
+        seen = [views[first.views[number]] for number in first.view[0].tolist()]
+        take = sum(v.frames * decoded_size(v, self.plan.stage) ** 2 * 3 for v in seen)
         most = (self.settings.ahead_mb << 20) // (BLOCK_TAKES * take)
         return max(2, min(most, (1 + LOOK_AHEAD) * self.hands.cpus))
 

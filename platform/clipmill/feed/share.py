@@ -16,20 +16,27 @@ BLOCK_TAKES = 16  # about a tenth of a second of decoding: the cost of a task do
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank sees: its slice of each global batch, from one batch up to another."""
+    """What one rank sees: its slice of each global batch, from one batch up to another.
+
+    Whoever splits the plan otherwise, such as by video, names the positions of its batches.
+    """
 
     first_batch: int
     last_batch: int
     rank: int = 0
     world: int = 1
+    own: tuple[range, ...] | None = None  # its batches, in place of slices of global ones
 
 
 def positions(plan: Plan, share: Share) -> Iterator[range]:
-    """The positions of each global batch that belong to the share; the last may be short."""
+    """The positions of each of the share's batches; the last of an epoch may be short."""
+    if share.own is not None:
+        yield from share.own
+        return
     total = plan.takes_per_epoch if plan.stage != "train" else None
     for batch in range(share.first_batch, share.last_batch):
         first = batch * plan.batch
-        size = plan.batch if total is None else min(plan.batch, total - first)
+        size = plan.batch if total is None else max(0, min(plan.batch, total - first))
         low, high = plans.rank_slice(size, share.rank, share.world)
         yield range(first + low, first + high)
 

@@ -4,52 +4,106 @@ The run's folder is the truth: recipe, checkpoints, metrics and, at the end, the
 name is refused, a broken run goes on from its last commit, a living one is held by its process.
 """
 
-import contextlib
 import os
-import shutil
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import torch
-
-from clipmill import checkpoint, cluster, infer, storage, track, video
+from clipmill import checkpoint, cluster, infer, look, storage, track, video
 from clipmill import evaluate as evaluation
 from clipmill import plan as plans
 from clipmill import recipe as recipes
 from clipmill.catalog import Catalog
 from clipmill.checkpoint import Keeper, State
-from clipmill.errors import ClipmillError, RunError
-from clipmill.launch.folder import Folder, folder_of, read_metrics
+from clipmill.errors import ClipmillError, DataError, RunError
+from clipmill.launch import room, stop
+from clipmill.launch.fit import fit
+from clipmill.launch.folder import Folder, committed_step, folder_of, read_metrics
 from clipmill.launch.mirror import Progress, mirrored
+from clipmill.launch.stop import Stopped
+from clipmill.launch.tracked import Ending, Tracked, ending_of
 from clipmill.launch.worker import work
+from clipmill.plan import Plan
 from clipmill.recipe import Recipe
 
-__all__ = ["Folder", "folder_of", "model_at", "read_metrics", "run", "work"]
+__all__ = [
+    "Folder",
+    "Stopped",
+    "folder_of",
+    "model_at",
+    "read_metrics",
+    "run",
+    "send_untold",
+    "work",
+]
 
 
 def run(
-    given: Recipe, *, progress: Progress | None = None, address: str | None = None
+    given: Recipe,
+    *,
+    progress: Progress | None = None,
+    address: str | None = None,
+    allow_changed_data: bool = False,
+    overrides: Sequence[str] = (),
+    parent: str | None = None,
 ) -> dict[str, Any]:
     """Train a recipe to its end, from its last commit if there is one, and tell what came out."""
+    _check_local(given)
     given = given.anchored()
     started, home = time.monotonic(), folder_of(given)
     if given.track.register_:
         track.check_name(given.track.register_)
+    if ending_of(home) and storage.exists(home.result):
+        return send_untold(home)
     catalog = plans.catalog_of(given.data)
-    plans.make(given, "train", catalog)  # refuse what cannot work before anything is written
+    plan = plans.make(given, "train", catalog)  # refuse what cannot work before anything is written
     _check_new(given, home)
     with storage.holding(home.path, f"clipmill train {given.run.name}"):
         _check_new(given, home)
-        _check_same(given, catalog, home)
-        storage.put_json(home.recipe, {"recipe": given.plain(), "identity": given.identity()})
-        run_id = track.begin(given, catalog, track.run_id_of(home.path))
-        storage.put_json(storage.join(home.path, "mlflow.json"), {"run_id": run_id})
-        with _ends_tracked(given, run_id), mirrored(given, home, run_id, progress):
-            _trained(given, home, address)
-        with _ends_tracked(given, run_id):
-            result = _finished(given, home, catalog, run_id, progress)
+        changes = _check_same(given, plan, catalog, home, allow_changed_data)
+        told = {"recipe": given.plain(), "identity": given.identity(), "data_changes": changes}
+        storage.put_json(home.recipe, told)
+        stop.forget(home.path)
+        tracked = Tracked(given, home, overrides=overrides, parent=parent)
+        tracked.begin(catalog)
+        with _ends_tracked(tracked):
+            draw = partial(look.look, given)
+            with (
+                track.accompanied(given, home.path, overrides=overrides, draw=draw),
+                mirrored(tracked, given.train.steps, progress),
+            ):
+                _trained(given, home, plan, address)
+            result = _finished(given, home, catalog, tracked, progress)
     return {**result, "seconds": time.monotonic() - started}
+
+
+def send_untold(home: Folder) -> dict[str, Any]:
+    """Tell MLflow what it has not heard of a finished run, and give its result."""
+    result: dict[str, Any] = storage.read_json(home.result)
+    ending = ending_of(home)
+    if ending is None:
+        return result
+    with storage.holding(home.path, f"clipmill resume {result['name']}"):
+        told: dict[str, Any] = storage.read_json(home.recipe)
+        moved = {**told["recipe"]["run"], "folder": os.path.dirname(home.path)}
+        tracked = Tracked(recipes.parse({**told["recipe"], "run": moved}), home)
+        with mirrored(tracked, result["steps"], None):
+            pass
+        tracked.end(ending)
+        return _put_result(home, result, tracked)
+
+
+def _check_local(given: Recipe) -> None:
+    if storage.is_remote(given.run.folder):
+        raise RunError(
+            f"the run's folder {given.run.folder} is in an object store",
+            "a folder on a disk, which all nodes share; datasets may lie in a store",
+            "set run.folder=...",
+        )
 
 
 def _check_new(given: Recipe, home: Folder) -> None:
@@ -65,11 +119,13 @@ def _check_new(given: Recipe, home: Folder) -> None:
             raise RunError(f"{home.path} holds {strange[0]!r} and no run", "a new name or folder")
 
 
-def _check_same(given: Recipe, catalog: Catalog, home: Folder) -> None:
-    """A broken run goes on only with what it began with."""
+def _check_same(
+    given: Recipe, plan: Plan, catalog: Catalog, home: Folder, allow_changed_data: bool
+) -> list[dict[str, Any]]:
+    """A broken run goes on only with what it began with; give the changes of data it has seen."""
     last = Keeper(home.path).last()
     if last is None or not storage.exists(home.recipe):
-        return
+        return []
     before: dict[str, Any] = storage.read_json(home.recipe)
     if before["identity"] != given.identity():
         changed = given.differences(recipes.parse(before["recipe"]))
@@ -78,115 +134,97 @@ def _check_same(given: Recipe, catalog: Catalog, home: Folder) -> None:
             "the same model, data and training keys (workers, logging and checkpoints may differ)",
             f"take the recipe in {home.recipe}, or set run.name=...",
         )
-    if checkpoint.read_state(last).catalog_digest != catalog.meta["digest"]:
+    state, digest = checkpoint.read_state(last), str(catalog.meta["digest"])
+    changes: list[dict[str, Any]] = before.get("data_changes") or []
+    seen = changes[-1]["digest"] if changes else state.catalog_digest
+    if digest in (state.catalog_digest, seen):
+        _check_plan(given, plan, state, bool(changes) or allow_changed_data)
+        return changes
+    if allow_changed_data:
+        return [*changes, {"step": state.step, "digest": digest, "before": seen}]
+    raise RunError(
+        f"the dataset {catalog.folder} is not the one that {given.run.name!r} began with",
+        "the same catalog digest",
+        "restore it, set run.name=..., or go on with `clipmill train --anyway`, which is recorded",
+    )
+
+
+def _check_plan(given: Recipe, plan: Plan, state: State, is_allowed: bool) -> None:
+    """The same records may still make other takes."""
+    if state.plan_digest not in ("", plan.digest) and not is_allowed:
         raise RunError(
-            f"the dataset {catalog.folder} is not the one that {given.run.name!r} began with",
-            "the same catalog digest",
-            "restore it, or set run.name=...",
+            f"the takes of {given.run.name!r} would be others than those that it began with",
+            "the same order of records, shards under data.window and file of data.negatives",
+            "restore them, set run.name=..., or go on with `clipmill train --anyway`",
         )
 
 
-@contextlib.contextmanager
-def _ends_tracked(given: Recipe, run_id: str) -> Iterator[None]:
+@contextmanager
+def _ends_tracked(tracked: Tracked) -> Iterator[None]:
     """Whatever ends a run early is told in MLflow; the run itself may go on later."""
     try:
         yield
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        with contextlib.suppress(ClipmillError):
-            track.finish(given, run_id, status, {"clipmill.ended": type(error).__name__})
+        with suppress(ClipmillError):
+            tracked.end(Ending(status, {"clipmill.ended": type(error).__name__}))
         raise
 
 
-def _trained(given: Recipe, home: Folder, address: str | None) -> None:
+def _trained(given: Recipe, home: Folder, plan: Plan, address: str | None) -> None:
     last = Keeper(home.path).last()
-    if last and checkpoint.read_state(last).step >= given.train.steps:
-        return None  # broken off after its last step
+    state = checkpoint.read_state(last) if last else None
+    if state and (state.ended or state.step >= given.train.steps):
+        return  # broken off after its last step
     if given.train.workers == 0:
+        with _stoppable(given, home):
+            Keeper(home.path).clean()
+            work({"recipe": given.plain(), "folder": home.path, "transport": "thread"})
+        return
+    room.check_machine(given, plan)
+    with _stoppable(given, home), cluster.session(address, dashboard=True):
+        room.check_cluster(given, plan)
         Keeper(home.path).clean()
-        return work({"recipe": given.plain(), "folder": home.path, "transport": "thread"})
-    with cluster.session(address, dashboard=True):
-        _check_cpus(given)
-        Keeper(home.path).clean()
-        _fit(given, home)
+        if not stop.asked(home.path):
+            fit(given, home.path)
 
 
-def _check_cpus(given: Recipe) -> None:
-    # Decoding gets all CPUs: a task holds one, a training worker next to none. It stands still
-    # by itself when enough is ready, so a network on the CPU gets what it needs.
-    cpus = cluster.cpus()
-    if cpus < 1 or (given.train.workers > cpus and not torch.cuda.is_available()):
-        raise RunError(
-            f"{given.train.workers} workers on {cpus} CPUs",
-            "a CPU for each, which it shares with decoding",
-            "lower train.workers",
+@contextmanager
+def _stoppable(given: Recipe, home: Folder) -> Iterator[None]:
+    """A signal ends the run after a step and a commit; then tell how to go on."""
+    with stop.on_signals(home.path) as came:
+        yield
+    if came or stop.asked(home.path):
+        stop.forget(home.path)
+        step = committed_step(home)
+        kept = f"stopped and kept at step {step}" if step else "stopped before its first step"
+        raise Stopped(
+            f"{kept} of {given.train.steps}; the same command, or"
+            f" `clipmill resume {given.run.name} --runs {given.run.folder}`, goes on from there",
+            came[0] if came else signal.SIGINT,
         )
 
 
-def _fit(given: Recipe, home: Folder) -> None:
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
-
-    # Ray Train restores by name by itself; our commits are the truth, so every attempt is new.
-    scratch = storage.join(home.path, ".ray")
-    gpu = torch.cuda.is_available()
-    trainer = TorchTrainer(
-        work,
-        train_loop_config={"recipe": given.plain(), "folder": home.path, "transport": "ray"},
-        scaling_config=ScalingConfig(
-            num_workers=given.train.workers,
-            use_gpu=gpu,
-            resources_per_worker={"CPU": 0.01, **({"GPU": 1} if gpu else {})},
-            placement_strategy="PACK" if gpu else "SPREAD",
-        ),
-        torch_config=TorchConfig(timeout_s=120),
-        run_config=RunConfig(  # type: ignore[call-arg]  # typed as that of Ray Train v1
-            name=f"{given.run.name}-{os.urandom(4).hex()}",
-            storage_path=scratch,
-            failure_config=FailureConfig(max_failures=given.train.max_failures),
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
-    )
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        raise _cause(error, given) from error
-    except SystemExit:  # how Ray Train leaves on Ctrl-C, without a word
-        raise KeyboardInterrupt from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _cause(error: Any, given: Recipe) -> ClipmillError:
-    """Find our own error among those of the workers, or tell theirs in a line."""
-    for fault in getattr(error, "worker_failures", {}).values():
-        inner: BaseException | None = fault
-        while inner is not None:
-            if isinstance(inner, ClipmillError):
-                return inner
-            inner = getattr(inner, "cause", None) or inner.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    told = lines[-1] if lines else type(error).__name__
-    return RunError(
-        f"training stopped: {told}", todo=f"see the run {given.run.name}, then resume it"
-    )
-
-
 def _finished(
-    given: Recipe, home: Folder, catalog: Catalog, run_id: str, progress: Progress | None
+    given: Recipe, home: Folder, catalog: Catalog, tracked: Tracked, progress: Progress | None
 ) -> dict[str, Any]:
-    """Make the model folder of the last commit, measure it on validation and close the run."""
-    last = Keeper(home.path).last()
+    """Make the model folder, measure it on validation and close the run.
+
+    The model is that of the last commit, or of the best where the run could end early.
+    """
+    keeper = Keeper(home.path)
+    last = keeper.last()
     assert last is not None, "a run commits its last step"
+    chosen = (keeper.best() if given.train.stop else None) or last
     state = checkpoint.read_state(last)
-    model = model_at(last, given, catalog)
+    state = replace(state, weights_sha256=checkpoint.read_state(chosen).weights_sha256)
+    model = model_at(chosen, given, catalog)
     figures = _validation(model, catalog, given, progress)
-    model.figures = {"validation": figures} if figures else {}
+    model.figures = {"validation": figures} if "metrics" in figures else {}
     infer.save(home.model, model)
     metrics = {f"val_{name}": value for name, value in figures.get("metrics", {}).items()}
     result = {
-        "run_id": run_id,
+        "run_id": tracked.run_id,
         "name": given.run.name,
         "folder": home.path,
         "steps": state.step,
@@ -194,12 +232,17 @@ def _finished(
         "weights_sha256": state.weights_sha256,
         "takes_sha256": state.takes_sha256,
         **_told_of_feed(home),
+        **({"validation_fault": figures["fault"]} if "fault" in figures else {}),
     }
-    _close_tracked(given, home, run_id, state, metrics)
-    if given.track.register_:
-        uri = track.uri_of(given.track.uri, given.run.folder)
-        made = track.register(uri, run_id, home.model, given.track.register_, "challenger")
-        result["version"] = made["version"]
+    tracked.end(_ending(given, state, metrics))
+    return _put_result(home, result, tracked)
+
+
+def _put_result(home: Folder, result: dict[str, Any], tracked: Tracked) -> dict[str, Any]:
+    """Write what came out, the mark of a finished run."""
+    result |= {"run_id": tracked.run_id, "tracked": ending_of(home) is None}
+    if tracked.version:
+        result["version"] = tracked.version
     storage.put_json(home.result, result)
     return result
 
@@ -212,16 +255,13 @@ def _told_of_feed(home: Folder) -> dict[str, Any]:
     return {"bad_clips": len(read_metrics(home.bad_clips)), "verdict": figures["verdict"]}
 
 
-def _close_tracked(
-    given: Recipe, home: Folder, run_id: str, state: State, metrics: dict[str, float]
-) -> None:
-    row = {"step": state.step, "time": time.time(), **metrics}
+def _ending(given: Recipe, state: State, metrics: dict[str, float]) -> Ending:
     tags = {
         "clipmill.weights_sha256": state.weights_sha256,
         "clipmill.takes_sha256": state.takes_sha256,
     }
-    track.log(given, run_id, [row])
-    track.finish(given, run_id, "FINISHED", tags, home.model)
+    row = {"step": state.step, "time": time.time(), **metrics}
+    return Ending("FINISHED", tags, row, model=True, register=given.track.register_)
 
 
 def model_at(checkpoint_folder: str, given: Recipe, catalog: Catalog) -> infer.Model:
@@ -230,6 +270,9 @@ def model_at(checkpoint_folder: str, given: Recipe, catalog: Catalog) -> infer.M
     module.load_state_dict(checkpoint.read_weights(checkpoint_folder))
     profile = video.Profile(**catalog.meta["profile"])
     return infer.Model(module, given, catalog.classes, profile).to(infer.device())
+
+
+LONG = ("answers", "figures", "left_out")  # of an evaluation: not for the model's own folder
 
 
 def _validation(
@@ -243,9 +286,13 @@ def _validation(
         if progress:
             progress(what, done, total, {})
 
-    figures = evaluation.evaluate(model, catalog, stage="val", progress=tell)
-    figures.pop("answers")
-    return figures
+    try:
+        figures = evaluation.evaluate(model, catalog, stage="val", progress=tell)
+    except DataError as error:  # what was learned is not lost by videos that do not decode
+        return {"fault": str(error)}
+    with suppress(ClipmillError, OSError):  # pictures are not worth a run
+        evaluation.draw(figures, storage.join(folder_of(given).path, track.PICTURES), catalog)
+    return {name: told for name, told in figures.items() if name not in LONG}
 
 
 def _last_metrics(home: Folder) -> dict[str, float]:

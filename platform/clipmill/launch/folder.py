@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipmill import storage
+from clipmill.checkpoint import Keeper
 from clipmill.recipe import Recipe
 
 
@@ -37,6 +38,11 @@ class Folder:
         return storage.join(self.path, "feed.json")
 
     @property
+    def attempts(self) -> str:
+        """One JSON line a start of its Ray workers: how many, and from which step on."""
+        return storage.join(self.path, "attempts.jsonl")
+
+    @property
     def result(self) -> str:
         """What came out, written last: the mark of a finished run."""
         return storage.join(self.path, "result.json")
@@ -50,6 +56,12 @@ class Folder:
 def folder_of(given: Recipe) -> Folder:
     """The folder of a recipe's run."""
     return Folder(storage.join(storage.absolute(given.run.folder), given.run.name))
+
+
+def committed_step(home: Folder) -> int:
+    """How far a run has come for good."""
+    last = Keeper(home.path).last()
+    return int(Path(last).name.split("-")[1]) if last else 0
 
 
 def cut_metrics(metrics: str, done: int) -> None:
@@ -78,3 +90,26 @@ def read_metrics(path: str) -> list[dict[str, Any]]:
         return []
     lines = Path(path).read_text(encoding="utf-8").split("\n")[:-1]
     return [json.loads(line) for line in lines]
+
+
+class Tail:
+    """Reads a growing file of JSON lines bit by bit; from the start again once it was replaced."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self._place, self._file = path, 0, (0, 0)
+
+    def read(self) -> tuple[list[dict[str, Any]], bool]:
+        """Read the whole lines that were added, and tell whether the file is another one."""
+        try:
+            with open(self.path, "rb") as file:
+                told = os.fstat(file.fileno())
+                anew = (told.st_dev, told.st_ino) != self._file or told.st_size < self._place
+                self._file = (told.st_dev, told.st_ino)
+                self._place = 0 if anew else self._place
+                file.seek(self._place)
+                added = file.read()
+        except FileNotFoundError:
+            return [], False
+        whole = added[: added.rfind(b"\n") + 1]
+        self._place += len(whole)
+        return [json.loads(line) for line in whole.splitlines()], anew

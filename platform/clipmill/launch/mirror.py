@@ -3,32 +3,31 @@
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-from clipmill import storage, track
-from clipmill.checkpoint import Keeper
-from clipmill.errors import RegistryError
-from clipmill.launch.folder import Folder, read_metrics
-from clipmill.recipe import Recipe
+from clipmill import storage
+from clipmill.launch.folder import Tail, committed_step
+from clipmill.launch.tracked import Tracked
 
 Progress = Callable[[str, int, int, dict[str, float]], None]  # what, done, total, figures
 
+LOOK_SECONDS = 0.5
+
 
 @contextlib.contextmanager
-def mirrored(given: Recipe, home: Folder, run_id: str, progress: Progress | None) -> Iterator[None]:
+def mirrored(tracked: Tracked, steps: int, progress: Progress | None) -> Iterator[None]:
     """Beside the training, tell its progress and bring committed metrics to MLflow."""
     over = threading.Event()
-    mirror = Mirror(given, home, run_id)
+    mirror = Mirror(tracked)
 
-    def look() -> None:
-        rows = read_metrics(home.metrics)
-        if rows and progress:
-            progress("training", rows[-1]["step"], given.train.steps, rows[-1])
-        mirror.catch_up(rows)
+    def look(*, last: bool = False) -> None:
+        mirror.catch_up(last=last)
+        if mirror.newest and progress:
+            progress("training", mirror.newest["step"], steps, mirror.newest)
 
     def watch() -> None:
-        while not over.wait(0.5):
+        tracked.begin_beside()
+        while not over.wait(LOOK_SECONDS):
             look()
 
     watcher = threading.Thread(target=watch, name="clipmill-mirror", daemon=True)
@@ -38,30 +37,34 @@ def mirrored(given: Recipe, home: Folder, run_id: str, progress: Progress | None
     finally:
         over.set()
         watcher.join()
-        look()
+        look(last=True)
 
 
 class Mirror:
     """Brings metrics to MLflow up to the last commit, each step once over all restarts."""
 
-    def __init__(self, given: Recipe, home: Folder, run_id: str) -> None:
-        self.given, self.home, self.run_id = given, home, run_id
-        self.path = storage.join(home.path, "mirrored.json")
+    def __init__(self, tracked: Tracked) -> None:
+        self.tracked, self.home = tracked, tracked.home
+        self.path = storage.join(self.home.path, "mirrored.json")
         told = storage.read_json(self.path) if storage.exists(self.path) else {"step": 0}
         self.step = int(str(told["step"]))
+        self.tail = Tail(self.home.metrics)
+        self.waiting: list[dict[str, Any]] = []
+        self.newest: dict[str, Any] = {}
 
-    def catch_up(self, rows: list[dict[str, Any]]) -> None:
+    def catch_up(self, *, last: bool = False) -> None:
         """Send what is committed and not yet sent; a server that is away is asked again later."""
-        last = Keeper(self.home.path).last()
-        committed = _step_of(last) if last else 0
-        due = [row for row in rows if self.step < row["step"] <= committed]
-        if not due:
-            return
-        with contextlib.suppress(RegistryError):
-            track.log(self.given, self.run_id, due)
+        self._read()
+        committed = committed_step(self.home)
+        due = [row for row in self.waiting if self.step < row["step"] <= committed]
+        if due and self.tracked.metrics(due, last=last):
             self.step = due[-1]["step"]
             storage.put_json(self.path, {"step": self.step})
+            self.waiting = [row for row in self.waiting if row["step"] > self.step]
 
-
-def _step_of(folder: str) -> int:
-    return int(Path(folder).name.split("-")[1])
+    def _read(self) -> None:
+        rows, anew = self.tail.read()
+        if anew:  # cut back to a commit: the steps after it are done again
+            self.waiting = []
+        self.waiting += [row for row in rows if row["step"] > self.step]
+        self.newest = rows[-1] if rows else self.newest

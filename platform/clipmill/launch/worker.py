@@ -2,6 +2,8 @@
 
 import hashlib
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +12,16 @@ import torch.distributed
 
 from clipmill import checkpoint, feed, infer, recipe, storage, train
 from clipmill import plan as plans
-from clipmill.checkpoint import Keeper, State
-from clipmill.launch.folder import Folder, add_lines, cut_bad_clips, cut_metrics
+from clipmill.checkpoint import Keeper, Saved, State
+from clipmill.launch.folder import (
+    Folder,
+    add_lines,
+    cut_bad_clips,
+    cut_metrics,
+    read_metrics,
+)
+from clipmill.launch.judge import Judge, Verdict, patience_of
+from clipmill.launch.stop import Agreement
 from clipmill.plan import Plan
 from clipmill.recipe import Recipe
 
@@ -22,7 +32,8 @@ def work(settings: dict[str, Any]) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(given.train.threads)
     try:
-        Worker(given, settings["folder"], settings["transport"]).run()
+        with train.deterministic(given.train.deterministic):
+            Worker(given, settings["folder"], settings["transport"]).run()
     finally:
         torch.set_num_threads(threads)
 
@@ -38,15 +49,17 @@ class Worker:
         self.plan: Plan = plans.make(given, "train")
         catalog = plans.catalog_of(given.data)
         self.catalog_digest = str(catalog.meta["digest"])
-        torch.manual_seed(given.train.seed)
-        device = infer.device()
-        self.keeper = Keeper(folder)
-        again = self.keeper.last() is not None
-        model = infer.build(self.plan.plugin, catalog.classes, restored=again)
-        self.model = model.to(device)
-        self.optimizer = self.plan.plugin.optimizer(self.model)
-        self.loop = self._loop(device)
+        self.keeper = Keeper(folder, keep=given.train.keep)
+        self.loop = self._loop(infer.device())
+        self._build(catalog.classes)
+        self.guard = train.Guard(given.train.on_nan, given.train.spike)
+        self.judge = (
+            Judge(given, catalog, self.rank, self.world) if given.train.validate_every else None
+        )
+        self.patience = patience_of(given)
+        self.agreement = Agreement(folder, self.world)
         self.digest, self.pending, self.folded = bytes(32), list[list[bytes]](), 0
+        self.bad: Counter[int] = Counter()
         self.waited = self.copied = self.computed = 0.0
 
     def _loop(self, device: str) -> train.Loop:
@@ -61,49 +74,114 @@ class Worker:
             device=device,
             precision=train.resolved_precision(asked.precision, device),
             schedule=asked.schedule,
+            warmup_steps=asked.warmup_steps,
             clip_norm=asked.clip_norm,
+            accumulate=asked.accumulate,
+            channels_last=asked.channels_last,
         )
 
+    def _build(self, classes: tuple[str, ...]) -> None:
+        """Make network, optimizer and average, spread over the workers."""
+        asked, device = self.given.train, self.loop.device
+        torch.manual_seed(asked.seed)
+        again = self.keeper.last() is not None
+        self.model = train.arranged(
+            infer.build(self.plan.plugin, classes, restored=again).to(device),
+            channels_last=asked.channels_last,
+            remat=asked.remat,
+            compiled=asked.compile_,
+        )
+        self.called = train.spread(self.model, asked.parallel, self.world, device)
+        self.optimizer = self.plan.plugin.optimizer(self.model)
+        self.average = train.Average(self.model, asked.ema) if asked.ema else None
+
     def run(self) -> None:
-        """Go from the last commit to the last step."""
-        done = self._restored()
+        """Go from the last commit to the last step, or to where enough is enough."""
+        state = self._restored()
+        done = state.step if state else 0
+        if (state and state.ended) or done >= self.given.train.steps:
+            return self.agreement.close()
         share = feed.Share(done, self.given.train.steps, self.rank, self.world)
         self.feed = feed.batches(self.plan, share, self.given.feed, self.transport)
         try:
-            for step in train.steps(
-                self._parallel(), self.optimizer, self.feed, self.loop, done=done
-            ):
-                self.pending.append(step.digests)
-                self._measure(step)
-                self._log(step)
-                if self._due(step.number, self.given.train.checkpoint_every):
-                    train.check_finite(step)
-                    self._commit(step.number)
+            self._steps(done)
         finally:
             self.feed.close()
             self.keeper.wait()  # nobody may find a checkpoint half-written after this run
+        self.agreement.close()
         if self.rank == 0:
             storage.put_json(self.home.feed, self._figures().plain())
 
-    def _restored(self) -> int:
-        last = self.keeper.last()
-        done = 0
+    def _steps(self, done: int) -> None:
+        for step in train.steps(
+            self.called,
+            self.optimizer,
+            self.feed,
+            self.loop,
+            done=done,
+            average=self.average,
+            guard=self.guard,
+            before_update=self.keeper.taken,
+        ):
+            self.pending.append(step.digests)
+            self._measure(step)
+            if self._after(step):
+                return
+
+    def _after(self, step: train.Step) -> bool:
+        """Log, validate and commit what is due after a step; tell whether it was the last."""
+        asked, number = self.given.train, step.number
+        told_to_stop = self.agreement.asked()
+        validates = asked.validate_every is not None and self._due(number, asked.validate_every)
+        commits = validates or told_to_stop or self._due(number, asked.checkpoint_every)
+        logs = validates or self._due(number, asked.log_every)
+        self.keeper.check()
+        if commits or logs or self.loop.device == "cpu":  # elsewhere it would wait for the device
+            self.guard.check(number, step.metrics, self._last_good)
+        verdict = self._verdict() if validates else None
+        if logs:
+            self._log(step, verdict)
+        if commits:
+            self._commit(number, verdict)
+        return told_to_stop or self._has_enough()
+
+    def _restored(self) -> State | None:
+        last, state = self.keeper.last(), None
         if last is not None:
-            state = checkpoint.restore(last, self.model, self.optimizer)
-            self.digest, done = bytes.fromhex(state.takes_sha256), state.step
-            self.folded = state.position
+            average = self.average.weights if self.average else None
+            state = checkpoint.restore(last, self.model, self.optimizer, average)
+            self.digest, self.folded = bytes.fromhex(state.takes_sha256), state.position
+            self.guard.recall(state.told.get("guard", {}))
+            if self.patience:
+                self.patience = replace(self.patience, **state.told.get("patience", {}))
+        done = state.step if state else 0
+        met = [r for r in read_metrics(self.home.bad_clips) if r["position"] < self.folded]
+        self.bad.update(row["epoch"] for row in met)
         if self.rank == 0:
             cut_metrics(self.home.metrics, done)
             cut_bad_clips(self.home.bad_clips, done * self.loop.batch)
-        return done
+        return state
 
-    def _parallel(self) -> torch.nn.Module:
-        if self.world == 1:
-            return self.model
-        return torch.nn.parallel.DistributedDataParallel(self.model)
+    def _last_good(self) -> str | None:
+        self.keeper.wait()
+        return self.keeper.last()
 
     def _due(self, number: int, every: int) -> bool:
         return number % every == 0 or number == self.given.train.steps
+
+    def _has_enough(self) -> bool:
+        return self.patience is not None and self.patience.is_over
+
+    def _answering(self) -> Mapping[str, torch.Tensor]:
+        """The weights that answer: the average where there is one."""
+        return self.average.state() if self.average else self.model.state_dict()
+
+    def _verdict(self) -> Verdict:
+        assert self.judge is not None
+        verdict = self.judge.verdict(checkpoint.gathered(self._answering()))
+        if self.patience:
+            self.patience = self.patience.after(verdict.score)
+        return verdict
 
     def _measure(self, step: train.Step) -> None:
         """Add up what the steps waited, copied and computed; the wait of the first is a start."""
@@ -120,18 +198,23 @@ class Worker:
             step_seconds=self.computed,
         )
 
-    def _log(self, step: train.Step) -> None:
-        if self.rank != 0 or not self._due(step.number, self.given.train.log_every):
+    def _log(self, step: train.Step, verdict: Verdict | None) -> None:
+        """Add a line to the metrics, of all ranks together; every rank asks."""
+        metrics = train.over_all_ranks(step.metrics, len(step.digests), self.loop)
+        if self.rank != 0:
             return
         row = {
             "step": step.number,
             "time": time.time(),
-            **{name: float(value) for name, value in step.metrics.items()},
+            **metrics,
             "learning_rate": step.learning_rate,
             "wait_share": step.wait_seconds / (step.wait_seconds + step.compute_seconds),
             "takes_per_second": self.loop.batch / (step.wait_seconds + step.compute_seconds),
+            **({"skipped": float(self.guard.skipped)} if self.guard.is_asked else {}),
             **self._feed_figures(),
         }
+        for name, value in verdict.metrics.items() if verdict else ():
+            row[f"val_{name}"] = value
         add_lines(self.home.metrics, [row])
 
     def _feed_figures(self) -> dict[str, float]:
@@ -139,18 +222,26 @@ class Worker:
         names = ("cpu_ms_a_clip", "ready_batches", "bad", "wait_share", "copy_seconds")
         return {f"feed_{name}": float(told[name]) for name in names}
 
-    def _commit(self, number: int) -> None:
+    def _commit(self, number: int, verdict: Verdict | None) -> None:
         self._fold(number * self.loop.batch)
-        if self.rank == 0:
-            state = State(
-                step=number,
-                position=number * self.loop.batch,
-                takes_sha256=self.digest.hex(),
-                catalog_digest=self.catalog_digest,
-                recipe_identity=self.given.identity(),
-                weights_sha256="",
-            )
-            self.keeper.save(state, self.model, self.optimizer)
+        told = {"guard": self.guard.told()}
+        if self.patience:
+            told["patience"] = self.patience.told()
+        state = State(
+            step=number,
+            position=number * self.loop.batch,
+            takes_sha256=self.digest.hex(),
+            catalog_digest=self.catalog_digest,
+            plan_digest=self.plan.digest,
+            recipe_identity=self.given.identity(),
+            weights_sha256="",
+            score=verdict.score if verdict else None,
+            ended=self._has_enough(),
+            told=told,
+        )
+        average = self.average.state() if self.average else None
+        saved = Saved(self.model, self.optimizer, average)
+        self.keeper.save(state, saved, writes=self.rank == 0)
 
     def _fold(self, position: int) -> None:
         """Gather what all ranks trained on since the last commit, and fold it in order."""
@@ -163,7 +254,16 @@ class Worker:
         for parts in zip(*digests, strict=True):  # one step: the slices of all ranks in order
             batch = b"".join(digest for part in parts for digest in part)
             self.digest = hashlib.sha256(self.digest + batch).digest()
+        rows = [row for part in gathered for row in part[1]]
         if self.rank == 0:
-            rows = [row for part in gathered for row in part[1]]
             add_lines(self.home.bad_clips, sorted(rows, key=lambda row: int(row["position"])))
+        self._count_bad(rows)
         self.pending, self.folded = [], position
+
+    def _count_bad(self, rows: list[dict[str, Any]]) -> None:
+        """Stop when more clips of an epoch are bad than may be, on all ranks and over restarts."""
+        self.bad.update(row["epoch"] for row in rows)
+        most = self.given.feed.max_bad_share * self.plan.takes_in_catalog
+        for row in rows:
+            if self.bad[row["epoch"]] > most:
+                raise feed.too_many_bad(self.bad[row["epoch"]], most, row["reason"])

@@ -24,6 +24,7 @@ from clipmill.plugin import Plugin
 from clipmill.takes import Draw, Numbers, Stage, Takes, joined, narrow, snapped
 
 # The feed reads ahead of the loop, and both must find their epochs: two are kept at the least.
+DIGEST_ROWS = 1 << 16
 KEPT_EPOCHS, KEPT_TAKES = 64, 1 << 23
 _KEPT = threading.Lock()
 
@@ -131,9 +132,22 @@ class Plan:
         told = [
             self.catalog.digest, type(self.plugin).name, self.plugin.model_dump_json(), self.stage,
             self.seed, self.batch, self.window, asdict(self.sampling),
-            [meta.get("digest") for meta in self.catalog.metas] if self.sampling.weights else [],
+            self._order_digest,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    @functools.cached_property
+    def _order_digest(self) -> str:
+        """Hash of what the catalog's digest, over a set, leaves open: order, datasets, shards."""
+        made = hashlib.sha256()
+        for chunk in self.catalog.keys.column.chunks:
+            for first in range(0, len(chunk), DIGEST_ROWS):
+                made.update("".join(chunk[first : first + DIGEST_ROWS].to_pylist()).encode())
+        if self.sampling.weights:
+            made.update(np.asarray(self.catalog.datasets, np.int64).tobytes())
+        if self.window and self.stage == "train":
+            made.update(np.asarray(self._shards, np.int64).tobytes())
+        return made.hexdigest()
 
     # --- one epoch
 
@@ -161,13 +175,17 @@ class Plan:
     def _made(self, epoch: int) -> _Epoch:
         made = self._drawn(epoch)
         wanted = self.__dict__.get("takes_in_catalog", len(made))  # known once an epoch was made
-        if len(made) < wanted:
+        if len(made) >= wanted:
+            return made
+        if not len(made) or not self.sampling.changes(epoch):
             raise PlanError(
                 f"{self.plugin.name} made {len(made)} takes in epoch {epoch}",
                 f"{wanted}, as in the first",
                 "a plugin's plan gives every epoch the same number of takes",
             )
-        return made
+        # Partners are found among an epoch's own records, once fewer than before: some come again.
+        order = np.arange(len(made)) if made.order is None else made.order
+        return replace(made, order=np.resize(order, wanted))
 
     def _drawn(self, epoch: int) -> _Epoch:
         draw = Draw(self.seed, epoch)

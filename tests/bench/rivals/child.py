@@ -34,6 +34,8 @@ def batches(asked: Asked, options: Options) -> Iterator[Any]:
     if system == "clipmill_feed":
         from rivals import clipmill_feed  # here, so that a rival's process holds none of it
 
+        if transport == "data":
+            return clipmill_feed.batches_by_ray_data(asked["data"], options.batch)
         return clipmill_feed.batches(clipmill_feed.plan_of(asked["data"], options.batch), transport)  # type: ignore[arg-type]
     module = importlib.import_module(f"rivals.{system}")
     made: Iterator[Any] = module.batches(Path(asked["folder"]), options)
@@ -46,7 +48,7 @@ def warm(asked: Asked) -> Iterator[None]:
     system, _, transport = str(asked["system"]).partition(":")
     if transport != "thread":
         import torch  # noqa: F401  # every rival hands over its tensors, or is used beside it
-    with cluster.session() if transport == "ray" else contextlib.nullcontext():
+    with cluster.session() if transport in ("ray", "data") else contextlib.nullcontext():
         if system == "clipmill_feed":
             take(batches(asked, Options(**asked["options"])), 8)
         yield

@@ -1,0 +1,140 @@
+"""An evaluation as pictures: confusion, classes, calibration, and the worst errors with frames.
+
+Drawn from a result's plain data; only the worst errors open videos.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipmill import feed, storage, video
+from clipmill.catalog import Catalog
+from clipmill.errors import ClipmillError
+from clipmill.evaluate.figures import BINS
+from clipmill.video import sheet
+
+NAME_WIDTH, BAR_WIDTH, LINE_HEIGHT, TITLE_HEIGHT = 200, 300, 24, 26
+CELL_SIDE, SMALLEST_SIDE, MATRIX_SIDE = 44, 4, 960  # pixels
+PLOT_SIDE = 300
+FRAMES, FRAME_SIDE, GAP = 4, 112, 4
+FULL = np.array((96, 160, 240), np.float64)  # the colour of a whole; words on it stay readable
+LINE = np.array((208, 208, 208), np.uint8)
+
+Picture = NDArray[np.uint8]
+
+
+def draw(result: Mapping[str, Any], folder: str, catalog: Catalog | None = None) -> list[str]:
+    """Write the pictures of an evaluation into a folder; with the catalog the worst errors, too."""
+    told = result.get("figures")
+    if not told:
+        return []
+    made = {
+        "confusion.png": confusion(told["confusion"]),
+        "classes.png": classes(told["by_class"]),
+        "calibration.png": calibration(told["calibration"]),
+    }
+    if catalog is not None and told["worst"]:
+        made["worst.png"] = worst(told["worst"], catalog)
+    files = []
+    for name, picture in made.items():
+        files.append(storage.join(storage.absolute(folder), name))
+        storage.put(files[-1], sheet.encoded(picture, ".png"))
+    return files
+
+
+def confusion(told: Mapping[str, Any]) -> Picture:
+    """A row a true class, a column a told one by its number; the colour is the share of the row."""
+    counts, names = np.array(told["counts"]), told["classes"]
+    side = max(SMALLEST_SIDE, min(CELL_SIDE, MATRIX_SIDE // len(names)))
+    shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    colours = sheet.PAPER + shares[..., None] * (FULL - sheet.PAPER)
+    cells = colours.astype(np.uint8).repeat(side, axis=0).repeat(side, axis=1)
+    title = ["rows: true classes, columns: told ones"]
+    if side < LINE_HEIGHT:
+        return _below(title, [cells])
+    cells[side - 1 :: side], cells[:, side - 1 :: side] = LINE, LINE
+    for row, column in np.argwhere(counts).tolist():
+        place = cells[row * side :, column * side :][: side - 1, : side - 1]
+        words = sheet.written([str(counts[row, column])], side, side)[: side - 1, : side - 1]
+        np.minimum(place, words, out=place)
+    rows = [sheet.written([f"{at} {name}"], side, NAME_WIDTH) for at, name in enumerate(names, 1)]
+    heads = [sheet.written([str(at)], LINE_HEIGHT, side) for at in range(1, len(names) + 1)]
+    top = _beside([_paper(LINE_HEIGHT, NAME_WIDTH), *heads])
+    return _below(title, [top, _beside([np.concatenate(rows), cells])])
+
+
+def classes(told: Sequence[Mapping[str, Any]]) -> Picture:
+    """A bar a class: how many of its videos are told rightly, the worst first."""
+    rows = []
+    for each in sorted(told, key=lambda row: (row["accuracy"], row["name"])):
+        words = [f"{each['accuracy']:.1%} of {each['videos']}"]
+        bar = _bar(each["accuracy"], BAR_WIDTH, LINE_HEIGHT - 4)
+        bar = np.concatenate([bar, _paper(4, BAR_WIDTH)])
+        name = sheet.written([each["name"]], LINE_HEIGHT, NAME_WIDTH)
+        rows.append(_beside([name, bar, sheet.written(words, LINE_HEIGHT, NAME_WIDTH)]))
+    return _below(["rightly told, by class"], rows)
+
+
+def calibration(told: Mapping[str, Any]) -> Picture:
+    """How often answers of a confidence are right: on the line where it is as often as it says."""
+    plot = _paper(PLOT_SIDE, PLOT_SIDE)
+    width = PLOT_SIDE // BINS
+    for each in told["bins"]:
+        left = round(each["low"] * BINS) * width
+        height = round(each["accuracy"] * PLOT_SIDE)
+        plot[PLOT_SIDE - height :, left + 1 : left + width - 1] = FULL.astype(np.uint8)
+    along = np.arange(PLOT_SIDE)
+    plot[PLOT_SIDE - 1 - along, along] = 0
+    plot[[0, -1]], plot[:, [0, -1]] = LINE, LINE
+    title = [f"right over confidence, expected error {told['error']:.3f}"]
+    return _below(title, [_beside([plot, _paper(PLOT_SIDE, BAR_WIDTH)])])
+
+
+def worst(told: Sequence[Mapping[str, Any]], catalog: Catalog) -> Picture:
+    """A row an error: what it is, what it was told to be, and some frames of the video."""
+    place_of = {key: place for place, key in enumerate(catalog.keys)}
+    rows = []
+    for each in told:
+        words = [
+            f"{each['target']} ({each['target_probability']:.1%})",
+            f"told as {each['label']} ({each['probability']:.1%})",
+            each["key"],
+        ]
+        strip = _frames(catalog.row(place_of[each["key"]])) if each["key"] in place_of else None
+        strip = _paper(FRAME_SIDE, FRAME_SIDE) if strip is None else strip
+        rows += [_beside([sheet.written(words, FRAME_SIDE, BAR_WIDTH), strip])]
+        rows += [_paper(GAP, 1)]
+    return _below(["wrong answers, the surest first"], rows)
+
+
+def _frames(row: Mapping[str, Any]) -> Picture | None:
+    numbers = np.linspace(0, row["frames"] - 1, FRAMES).round().astype(np.int64)
+    height, width = video.scaled_size(row["height"], row["width"], FRAME_SIDE)
+    try:
+        frames = feed.Stored(row).pictures(numbers, FRAME_SIDE, (0, 0, height, width))
+    except ClipmillError:
+        return None
+    upright = np.concatenate(list(frames), axis=1)
+    return upright[:FRAME_SIDE]  # of a portrait the upper part
+
+
+def _bar(share: float, width: int, height: int) -> Picture:
+    bar = np.full((height, width, 3), LINE, np.uint8)
+    bar[:, : round(share * width)] = FULL.astype(np.uint8)
+    return bar
+
+
+def _paper(height: int, width: int) -> Picture:
+    return np.full((height, width, 3), sheet.PAPER, np.uint8)
+
+
+def _beside(parts: Sequence[Picture]) -> Picture:
+    return np.concatenate(parts, axis=1)
+
+
+def _below(title: Sequence[str], rows: Sequence[Picture]) -> Picture:
+    width = max(NAME_WIDTH + BAR_WIDTH, *(row.shape[1] for row in rows))
+    wide = [_beside([row, _paper(len(row), width - row.shape[1])]) for row in rows]
+    return np.concatenate([sheet.written(title, TITLE_HEIGHT, width), *wide])
