@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clipmill import runs, storage, track
+from clipmill.feed.cache import own_folder
 
 Kind = Literal["run", "cache", "leftover"]
 Row = dict[str, Any]
@@ -116,8 +117,7 @@ def _caches(listed: list[Row], days: float) -> Iterator[Find]:
     if any(run["state"] == "living" for run in listed):
         return
     named = [_recipe(run)["feed"].get("cache_folder") for run in listed]
-    own = os.path.join(tempfile.gettempdir(), f"clipmill-cache-{os.getuid()}")
-    for folder in dict.fromkeys([own, *(each for each in named if each)]):
+    for folder in dict.fromkeys([str(own_folder()), *(each for each in named if each)]):
         blocks = [path for path in Path(folder).glob("*.npz") if _is_old(path, days)]
         if blocks:
             size = sum(path.stat().st_size for path in blocks)

@@ -1,10 +1,8 @@
 """Ingest on two nodes of which one is lost: only its unfinished pieces are made again."""
 
-import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,19 +12,6 @@ from test_ingest import files, heap
 
 PATIENCE_SECONDS = 180
 RUN = "import sys; from clipmill import ingest; ingest.run(sys.argv[1], sys.argv[2])"
-
-
-@pytest.fixture
-def two_nodes() -> Iterator[tuple[object, object]]:
-    """Start a cluster of two nodes of one CPU; gives it and the node that may be lost."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    second = cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
-    yield cluster, second
-    with contextlib.suppress(Exception):
-        cluster.shutdown()
 
 
 @pytest.mark.slow

@@ -208,21 +208,6 @@ def test_a_window_larger_than_shared_memory_is_refused(dataset: str, tmp_path: P
         room.check_machine(more, plans.make(more, "train"))
 
 
-@pytest.fixture
-def two_nodes() -> Iterator[tuple[Any, Any]]:
-    """Start a cluster of two nodes of one CPU; gives it and the node that may be lost."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-    )
-    second = cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
-    yield cluster, second
-    with contextlib.suppress(Exception):
-        cluster.shutdown()
-
-
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_a_lost_node_costs_an_elastic_run_no_take(

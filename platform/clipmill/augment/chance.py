@@ -9,10 +9,10 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from clipmill.takes.chance import GOLDEN, mixed
+
 Seeds = NDArray[np.uint64]
 Floats = NDArray[np.float64]
-
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 by the golden ratio: the step of splitmix64
 
 
 def uniform(seeds: Seeds, name: str, count: int) -> Floats:
@@ -45,12 +45,5 @@ def boxes(
 def _bits(seeds: Seeds, name: str, count: int) -> Seeds:
     salt = np.frombuffer(hashlib.sha256(name.encode()).digest()[:8], np.uint64)[0]
     with np.errstate(over="ignore"):
-        own = _mixed(_mixed(np.asarray(seeds, np.uint64) + GOLDEN) + salt)
-        return _mixed(own[:, None] + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN)
-
-
-def _mixed(bits: Seeds) -> Seeds:
-    # The finaliser of splitmix64: every input bit reaches every output bit.
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
+        own = mixed(mixed(np.asarray(seeds, np.uint64) + GOLDEN) + salt)
+        return mixed(own[:, None] + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN)

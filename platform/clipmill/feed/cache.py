@@ -31,6 +31,11 @@ STALE_SECONDS = 3600.0
 PLACE = ("folder", "shard", "members")  # of a row: where it lies, not what it is
 
 
+def own_folder() -> Path:
+    """Where blocks of this user are kept, if no folder is named."""
+    return Path(tempfile.gettempdir()) / f"clipmill-cache-{os.getuid()}"
+
+
 @dataclass(frozen=True)
 class Cache:
     """A budget of bytes in a folder; None is a temporary one of this user."""
@@ -51,8 +56,7 @@ class Cache:
         return block
 
     def _place(self) -> Path:
-        own = Path(tempfile.gettempdir()) / f"clipmill-cache-{os.getuid()}"
-        place = Path(self.folder) if self.folder else own
+        place = Path(self.folder) if self.folder else own_folder()
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         if place.stat().st_uid != os.getuid():
             raise StorageError(

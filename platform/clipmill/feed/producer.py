@@ -12,17 +12,17 @@ from collections.abc import Iterator
 import numpy as np
 
 from clipmill.errors import DataError
-from clipmill.feed.block import Block, Request, decoded_size
+from clipmill.feed.block import Block, Request
 from clipmill.feed.figures import Figures
 from clipmill.feed.hands import Hands
 from clipmill.feed.mend import Mender
 from clipmill.feed.pieces import in_order, joined, to_sizes
-from clipmill.feed.share import BLOCK_TAKES, Share, in_blocks, lot_of, positions
+from clipmill.feed.share import Share, in_blocks, lot_of, positions
+from clipmill.feed.window import window_of
 from clipmill.plan import Plan
 from clipmill.plugin import Sample
 from clipmill.recipe import Feed as Settings
 
-LOOK_AHEAD = 4  # blocks asked for beyond those under way, for each CPU
 READY_BATCHES = 2
 
 
@@ -76,7 +76,8 @@ class Producer:
     def _batches(self) -> Iterator[Sample]:
         parts, sizes, asked = itertools.tee(positions(self.plan, self.share), 3)
         requests = (self._request(block) for block in in_blocks(asked))
-        made = in_order(requests, self.hands, self._window())
+        window = window_of(self.plan, self.settings.ahead_mb, self.hands.cpus)
+        made = in_order(requests, self.hands, window.blocks)
         blocks = self.mender.mended(self._counted(made))
         for part, pieces in zip(parts, to_sizes(blocks, map(len, sizes)), strict=True):
             batch = joined(self.plan.plugin, pieces)
@@ -97,14 +98,6 @@ class Producer:
             self.figures.cpu_seconds += block.cpu_seconds
             self.figures.worker_seconds += block.seconds
             yield request, block
-
-    def _window(self) -> int:
-        """How many blocks are asked for at a time: all CPUs busy, within the bytes allowed."""
-        first, views = self.plan.at(0, 1), self.plan.plugin.views()
-        seen = [views[first.views[number]] for number in first.view[0].tolist()]
-        take = sum(v.frames * decoded_size(v, self.plan.stage) ** 2 * 3 for v in seen)
-        most = (self.settings.ahead_mb << 20) // (BLOCK_TAKES * take)
-        return max(2, min(most, (1 + LOOK_AHEAD) * self.hands.cpus))
 
 
 def check(plan: Plan, wanted: range, batch: Sample, used: dict[int, bytes]) -> None:

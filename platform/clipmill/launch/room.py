@@ -8,10 +8,9 @@ import shutil
 
 import torch
 
-from clipmill import cluster, feed
+from clipmill import cluster
 from clipmill.errors import RunError
-from clipmill.feed.producer import LOOK_AHEAD
-from clipmill.feed.share import BLOCK_TAKES
+from clipmill.feed.window import window_of
 from clipmill.plan import Plan
 from clipmill.recipe import Recipe
 
@@ -56,14 +55,8 @@ def check_cluster(given: Recipe, plan: Plan) -> None:
 def needed_bytes(given: Recipe, plan: Plan, cpus: int) -> int:
     """How much lies decoded in shared memory at most: the windows of all workers."""
     workers = given.train.workers
-    take = sum(
-        view.frames * feed.decoded_size(view, "train") ** 2 * 3
-        for view in plan.plugin.views().values()
-    )
-    block = BLOCK_TAKES * take
-    allowed = (given.feed.ahead_mb << 20) // block
-    blocks = max(2, min(allowed, (1 + LOOK_AHEAD) * max(1, cpus // workers)))
-    return int(workers * blocks * block * SPARE)
+    window = window_of(plan, given.feed.ahead_mb, max(1, cpus // workers))
+    return int(workers * window.bytes * SPARE)
 
 
 def _megabytes(count: int) -> str:

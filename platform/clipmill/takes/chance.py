@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 1 << 16
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 by the golden ratio: the step of splitmix64
 
 
-def _mixed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    # The finaliser of splitmix64: every input bit reaches every output bit.
+def mixed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64: every input bit reaches every output bit."""
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return bits ^ (bits >> np.uint64(31))
@@ -22,8 +23,8 @@ def _mixed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def _drawn(positions: NDArray[np.int64], salt: np.uint64) -> NDArray[np.uint64]:
     with np.errstate(over="ignore"):
-        steps = (positions.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        return _mixed(_mixed(steps + salt))
+        steps = (positions.astype(np.uint64) + np.uint64(1)) * GOLDEN
+        return mixed(mixed(steps + salt))
 
 
 @dataclass(frozen=True)
