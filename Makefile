@@ -3,6 +3,7 @@ PYTHON ?= python3
 PY     := .venv/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input
 STAMP  := .venv/.stamp
+SPREAD := -n 2 --dist loadfile
 
 # Someone's path settings must not leak other packages into the environment.
 unexport PYTHONPATH PYTHONHOME
@@ -19,7 +20,7 @@ demo: $(STAMP) ## videos made, sharded, trained on, registered, and a new video 
 	@$(PY) pipelines/demo.py
 
 test: $(STAMP) ## the tests, without the slow ones
-	@$(PY) -m pytest
+	@$(PY) -m pytest $(SPREAD)
 
 test-all: $(STAMP) ## all tests, with a line in tests/bench/RESULTS.md
 	@mkdir -p .cache && rm -f .cache/test-all.xml
@@ -31,7 +32,7 @@ check: $(STAMP) ## format, lint, types, layers, tests: what continuous integrati
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy platform
 	@$(PY) -m pytest -q tests/test_layers.py
-	@$(PY) -m pytest
+	@$(PY) -m pytest $(SPREAD)
 
 lint: $(STAMP) ## format the code and mend what ruff can mend
 	@$(PY) -m ruff format .

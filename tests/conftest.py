@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 import tiny
 from clipmill import api
 from clipmill.cluster import QUIET
+
+# A busy machine is slow, and that is no fault of the code.
+settings.register_profile("clipmill", deadline=None)
+settings.load_profile("clipmill")
 
 # Settings of the person who runs the tests must not send them to a real cluster or server.
 NOT_OURS = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")

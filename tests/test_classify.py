@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 
 from clipmill.contract.case import memory_catalog
 from clipmill.errors import DataError, PlanError, PluginError
-from clipmill.plugin import Info, Plugin
+from clipmill.plugin import Info, Plugin, found
 from clipmill.takes import Draw
 from clipmill_classify import backbones
 from clipmill_classify.c3d import C3D
+from clipmill_classify.classifier import Classifier
 from clipmill_classify.meters import ClassMeter
-from clipmill_classify.scores import classified
+from clipmill_classify.network import ClipNetwork
+from clipmill_classify.scores import Judge
 from clipmill_classify.single_frame import SingleFrame
 
 FOUR = Info(("east", "north", "south", "west"))
@@ -172,12 +174,86 @@ def test_records_without_a_label_are_refused_where_labels_are_needed(plugin: Plu
 
 def test_clips_without_a_label_count_for_nothing() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [5.0, 0.0]], requires_grad=True)
-    some = classified(logits, torch.tensor([0, 0, -1]))
-    alone = classified(logits[:2], torch.tensor([0, 0]))
+    some = Judge()(logits, {"target": torch.tensor([0, 0, -1])})
+    alone = Judge()(logits[:2], {"target": torch.tensor([0, 0])})
     torch.testing.assert_close(some, alone)
     assert some["accuracy"] == 0.5
-    nothing = classified(logits, torch.tensor([-1, -1, -1]))
+    nothing = Judge()(logits, {"target": torch.tensor([-1, -1, -1])})
     assert nothing["loss"] == 0  # and not a division by nothing
+
+
+def test_mixed_clips_are_judged_by_both_their_targets() -> None:
+    logits = torch.randn(3, 4)
+    target, other, share = (
+        torch.tensor([0, 1, 2]),
+        torch.tensor([1, 2, 0]),
+        torch.tensor([0, 0.25, 1]),
+    )
+    told = Judge()(logits, {"target": target, "target_b": other, "mix": share})
+    own, theirs = (
+        Judge()(logits[at : at + 1], {"target": t[at : at + 1]})["loss"]
+        for t, at in ((target, 1), (other, 1))
+    )
+    ends = Judge()(logits[[0, 2]], {"target": torch.tensor([1, 2])})[
+        "loss"
+    ]  # none and all of its own
+    torch.testing.assert_close(told["loss"] * 3, 0.25 * own + 0.75 * theirs + 2 * ends)
+
+
+def test_class_weights_and_smoothing_do_not_depend_on_how_a_batch_is_split() -> None:
+    logits, target = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
+    judge = Judge(0.1, (1.0, 5.0, 0.5))
+    whole = judge(logits, {"target": target})["loss"]
+    halves = [
+        judge(logits[cut], {"target": target[cut]})["loss"] for cut in (slice(3), slice(3, 6))
+    ]
+    torch.testing.assert_close(whole, sum(halves) / 2)
+    smooth = -(0.9 * logits.log_softmax(1)[1, 1] + 0.1 * logits.log_softmax(1)[1].mean())
+    alone = Judge(0.1)(logits[1:2], {"target": target[1:2]})["loss"]
+    torch.testing.assert_close(alone, smooth)
+
+
+def test_an_error_on_a_class_counts_by_its_name() -> None:
+    model = SingleFrame(width=0.125, size=32, resize=32, class_weights={"south": 3}).build(FOUR)
+    assert model.judge.weights_K.tolist() == [1, 1, 3, 1]  # type: ignore[union-attr]
+    with pytest.raises(PluginError, match=r"class_weights of 'up'.*east, north"):
+        SingleFrame(width=0.125, class_weights={"up": 3}).build(FOUR)
+
+
+def test_frozen_parts_learn_nothing_and_keep_their_statistics() -> None:
+    plugin = SingleFrame(width=0.125, size=32, resize=32, frozen=("encoder.layer1", "encoder.bn1"))
+    model = plugin.build(FOUR).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = plugin.optimizer(model)
+    batch = {"rgb": torch.randn(8, 3, 1, 32, 32), "target": torch.arange(8) % 4}
+    model(batch)["loss"].backward()
+    optimizer.step()
+    for name, value in model.state_dict().items():
+        still = name.startswith(("encoder.layer1.", "encoder.bn1."))
+        assert torch.equal(value, before[name]) == still, name
+    assert model.encoder.layer2.training  # type: ignore[union-attr]
+    with pytest.raises(PluginError, match=r"no weights of 'encode'.*encoder, head"):
+        SingleFrame(width=0.125, frozen=("encode",)).build(FOUR)
+
+
+def test_parts_learn_at_rates_of_their_own() -> None:
+    plugin = SingleFrame(
+        width=0.125, size=32, resize=32, learning_rate=0.1,
+        rates={"encoder": 0.5, "encoder.layer4": 0.25}, frozen=("encoder.conv1",),
+    )  # fmt: skip
+    model = plugin.build(FOUR)
+    assert isinstance(model, ClipNetwork)
+    rates = {
+        id(w): group["lr"]
+        for group in plugin.optimizer(model).param_groups
+        for w in group["params"]
+    }
+    told = {name: rates.get(id(weight)) for name, weight in model.named_parameters()}
+    assert told["head.weight"] == 0.1
+    assert told["encoder.layer1.0.conv1.weight"] == 0.05
+    assert told["encoder.layer4.0.conv1.weight"] == 0.025
+    assert told["encoder.conv1.weight"] is None
+    assert len(rates) == sum(1 for weight in model.parameters() if weight.requires_grad)
 
 
 def test_probabilities_keep_full_precision_under_autocast() -> None:
@@ -261,3 +337,35 @@ def test_the_meter_refuses_what_it_cannot_count() -> None:
     meter.update(answer, {"key": "k", "target": 0})
     with pytest.raises(PluginError, match="an answer has 3 classes; wanted 2"):
         meter.update({"probabilities": np.ones(3)}, {"key": "k", "target": 0})
+
+
+# --- the test protocol
+
+CLASSIFIERS = {
+    entry.name: entry.plugin
+    for entry in found()
+    if entry.plugin is not None and issubclass(entry.plugin, Classifier)
+}
+
+
+@pytest.mark.parametrize("name", sorted(CLASSIFIERS))
+def test_every_classifier_is_asked_at_clips_and_crops_and_averaged(name: str) -> None:
+    kind = CLASSIFIERS[name]
+    plugin = kind(**kind.small, test_clips=2, test_crops=3)
+    catalog = memory_catalog()
+    takes = plugin.plan(catalog, "test", Draw(0))
+    for record in range(len(catalog)):
+        mine = takes[np.flatnonzero(takes.record[:, 0] == record)]
+        places = zip(mine.first[:, 0].tolist(), mine.crop.tolist(), strict=True)
+        firsts = set(mine.first[:, 0].tolist())
+        assert len(firsts) == 2 and set(places) == set(itertools.product(firsts, (1, 2, 3)))
+    assert plugin.protocol() == {"clips": 2, "crops": 3, "crop": "start, middle and end"}
+    rng, some = np.random.default_rng(0), takes[np.arange(6)]
+    outputs = [{"probabilities": rng.dirichlet(np.ones(4)), **shown(name)} for _ in range(6)]
+    mean = np.mean([each["probabilities"] for each in outputs], axis=0)
+    np.testing.assert_allclose(plugin.answer(outputs, some)["probabilities"], mean)
+
+
+def shown(name: str) -> dict[str, Any]:
+    """What a model shows beside its probabilities."""
+    return {"attention_energy": np.zeros(4)} if name == "attention_lstm" else {}

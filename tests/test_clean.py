@@ -14,12 +14,14 @@ from tiny import catalog_of, recipe_of, rows
 OLD = time.time() - 40 * 86400
 
 
-def made(runs: Path, name: str, *, old: bool = True, tracked: bool = False, **result: Any) -> Path:
+def made(
+    runs: Path, name: str, *, old: bool = True, in_mlflow: bool = False, **result: Any
+) -> Path:
     """Write the folder of a run that has ended."""
     given = recipe.parse(recipe_of(run={"name": name, "folder": str(runs)}))
     home = runs / name
     storage.put_json(str(home / "recipe.json"), {"recipe": given.plain()})
-    if tracked:
+    if in_mlflow:
         run_id = track.begin(given, catalog_of(rows(8)))
         storage.put_json(str(home / "mlflow.json"), {"run_id": run_id})
         storage.put(str(home / "words.txt"), b"w" * 500)
@@ -46,7 +48,7 @@ def names(told: dict[str, Any], kind: str = "runs") -> list[str]:
 
 
 def test_old_runs_are_listed_and_go_only_when_told(runs: Path) -> None:
-    home = made(runs, "old", tracked=True)
+    home = made(runs, "old", in_mlflow=True)
     made(runs, "new", old=False)
     listed = api.clean(str(runs))
     assert names(listed) == ["old"] and listed["removed"] is False and home.exists()
@@ -67,16 +69,57 @@ def test_old_runs_are_listed_and_go_only_when_told(runs: Path) -> None:
 def test_living_and_untold_runs_stay(runs: Path) -> None:
     living = made(runs, "living")
     (living / "result.json").unlink()
-    made(runs, "untold", told=False)
+    made(runs, "untold", tracked=False)
     with storage.holding(str(living), "clipmill train living"):
         told = api.clean(str(runs), days=0, yes=True)
     assert names(told) == [] and {each["name"] for each in told["kept"]} == {"living", "untold"}
     assert names(api.clean(str(runs), days=0)) == ["living"], "it was broken off"
 
 
+def swept(runs: Path, state: str = "stopped", **trials: bool) -> Path:
+    """Write a sweep and its trials, by name whether they are old."""
+    for name, old in trials.items():
+        made(runs, name, old=old)
+    rows = [{"name": name, "state": state} for name in trials]
+    file = runs / "sweep" / "sweep.json"
+    storage.put_json(str(file), {"trials": rows, "run_id": None, "tracked": True})
+    os.utime(file, (OLD, OLD))
+    return file.parent
+
+
+def test_a_sweep_goes_with_the_last_of_its_trials(runs: Path) -> None:
+    home = swept(runs, a=True, b=False)
+    told = api.clean(str(runs), yes=True)
+    assert (names(told), names(told, "sweeps")) == (["a"], [])
+    assert {"name": "sweep", "why": "its trial b stays"} in told["kept"] and home.exists()
+    made(runs, "b")
+    told = api.clean(str(runs), yes=True)
+    assert (names(told), names(told, "sweeps")) == (["b"], ["sweep"])
+    assert told["sweeps"][0]["why"] == "40 days old, none of its trials stays"
+    assert not home.exists()
+
+
+def test_a_sweep_that_goes_on_keeps_the_trials_that_wait(runs: Path) -> None:
+    home = swept(runs, "going", a=True)
+    (runs / "a" / "result.json").unlink()
+    with storage.holding(str(home), "clipmill sweep sweep"):
+        told = api.clean(str(runs), days=0, yes=True)
+        assert (names(told), names(told, "sweeps")) == ([], [])
+    told = api.clean(str(runs), days=0)
+    assert (names(told), names(told, "sweeps")) == (["a"], ["sweep"])
+
+
+def test_a_sweep_that_mlflow_has_not_heard_of_stays(runs: Path) -> None:
+    home = swept(runs, a=True)
+    plain = {**storage.read_json(str(home / "sweep.json")), "tracked": False}
+    storage.put_json(str(home / "sweep.json"), plain)
+    told = api.clean(str(runs), days=0)
+    assert (names(told), names(told, "sweeps")) == (["a"], [])
+
+
 def test_runs_of_registered_versions_stay(runs: Path) -> None:
-    made(runs, "good", tracked=True)
-    made(runs, "idle", tracked=True)
+    made(runs, "good", in_mlflow=True)
+    made(runs, "idle", in_mlflow=True)
     run_id = track.run_id_of(str(runs / "good"))
     client = mlflow.MlflowClient(track.uri_of(None, str(runs)))
     client.create_registered_model("demo")

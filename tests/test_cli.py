@@ -133,6 +133,27 @@ def test_help_loads_nothing_heavy() -> None:
     assert ran.stdout.splitlines()[-1] == "loaded"
 
 
+LOOKS = """
+import sys
+from clipmill.cli import app
+for words in (["runs"], ["show", "a", "--runs"], ["clean"]):
+    try:
+        app([*words, sys.argv[1]])
+    except SystemExit as end:
+        assert end.code == 0
+print("loaded", *[name for name in ("torch", "ray", "mlflow", "cv2") if name in sys.modules])
+"""
+
+
+def test_looking_at_runs_loads_no_network(tmp_path: Path) -> None:
+    made = recipe.parse(recipe_of(run={"name": "a", "folder": str(tmp_path)}))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "recipe.json").write_text(json.dumps({"recipe": made.plain()}))
+    asked = [sys.executable, "-c", LOOKS, str(tmp_path)]
+    ran = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "loaded"
+
+
 def verbs(group: Any = None, above: str = "") -> dict[str, Any]:
     """All verbs by their words."""
     group = group or typer.main.get_command(app)
@@ -145,8 +166,8 @@ def verbs(group: Any = None, above: str = "") -> dict[str, Any]:
 
 def test_the_verbs_are_those_of_the_stages_that_exist() -> None:
     assert " ".join(sorted(verbs())) == (
-        "browse clean compare evaluate feed forget ingest inspect look plan plugins check plugins list "
-        "plugins show predict promote resume runs schema serve show stats sweep trace train verify worlds make"
+        "browse clean compare evaluate evidence features feed forget ingest inspect look plan plugins check plugins list "
+        "plugins show plugins table predict promote resume runs schema serve show stats sweep trace train verify worlds make"
     )
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from clipmill import contract
 from clipmill.errors import PluginError, RecipeError
-from clipmill.plugin import Plugin, Sample, View, found
+from clipmill.plugin import Plugin, Sample, View, found, load
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,8 @@ def test_every_installed_plugin_keeps_the_contract(name: str) -> None:
     report = contract.check(name)
     assert report.ok, f"\n{report}"
     claimed = {result.check for result in report.results if result.ok}
-    assert claimed >= {"light import", "gradients", "overfits", "checkpoint", "rows", "meter"}
+    learns = {"gradients", "overfits"} if load(name).by_gradient else {"fits"}
+    assert claimed >= {"light import", *learns, "checkpoint", "rows", "meter"}
 
 
 class Network(nn.Module):
@@ -211,6 +212,96 @@ class LossyMeter(NoMetric):
             pass
 
 
+class Shares:
+    """Counts how often a video is told rightly, and weighs the score of each wrongly."""
+
+    right = videos = 0
+
+    def update(self, answer: Any, target: Any) -> None:
+        self.right += int(np.argmax(answer["probabilities"]) == target["target"])
+        self.videos += 1
+
+    def merge(self, other: Any) -> None:
+        self.right, self.videos = self.right + other.right, self.videos + other.videos
+
+    def compute(self) -> dict[str, float]:
+        return {"accuracy": self.right / self.videos}
+
+    def score(self, answer: Any, target: Any) -> float:
+        return float(answer["probabilities"].max())
+
+
+class WrongScore(Good):
+    metric: ClassVar[str] = "accuracy"
+
+    def meter(self) -> Any:
+        return Shares()
+
+
+class IgnoresTheOther(Good):
+    """Lists mixup, and learns every mixed take as if it were all its own."""
+
+    def views(self) -> Mapping[str, View]:
+        view = View(frames=4, size=16, resize=16, augment=("mixup",))
+        return {"train": view, "test": view}
+
+
+class MixesTheWrongWay(IgnoresTheOther):
+    class network(Network):
+        def forward(self, batch: Any) -> Any:
+            logits, shares = self.logits(batch), batch.get("mix", torch.ones(1))
+            own = functional.cross_entropy(logits, batch["target"], reduction="none")
+            if "mix" not in batch:
+                return {"loss": own.mean()}
+            other = functional.cross_entropy(logits, batch["target_b"], reduction="none")
+            return {"loss": torch.lerp(own, other, shares).mean()}
+
+
+class Taught(Good):
+    """Learns without gradients: the nearest mean of its classes' clips."""
+
+    by_gradient: ClassVar[bool] = False
+    metric: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+
+    class network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("means", torch.zeros(4, 96))
+
+        def logits(self, batch: Any) -> Any:
+            x = functional.adaptive_avg_pool3d(batch["rgb"], (2, 4, 4)).flatten(1)
+            return -torch.cdist(x, self.get_buffer("means"))
+
+        forward, predict = Network.forward, Network.predict
+
+    def fit(self, model: Any, batches: Any) -> None:
+        for batch in batches:
+            x = functional.adaptive_avg_pool3d(batch["rgb"], (2, 4, 4)).flatten(1)
+            for place in range(4):
+                model.means[place] = x[batch["target"] == place].mean(0)
+
+    def meter(self) -> Any:
+        return Shares()
+
+
+class Right(Shares):
+    def score(self, answer: Any, target: Any) -> float:
+        return float(np.argmax(answer["probabilities"]) == target["target"])
+
+
+class NeverTaught(Taught):
+    def fit(self, model: Any, batches: Any) -> None:
+        pass
+
+    def meter(self) -> Any:
+        return Right()
+
+
+class TaughtAndTrained(NeverTaught):
+    network: ClassVar[type[nn.Module]] = Network
+
+
 class ClaimsStreaming(Good):
     streaming: ClassVar[bool] = True
 
@@ -261,6 +352,11 @@ BROKEN = [
     (Crowd, "rows", "predicting take 0 alone moves probabilities"),
     (NoMetric, "meter", "the meter gives videos; wanted accuracy among them"),
     (LossyMeter, "meter", "merged parts give {'videos': 3}; wanted {'videos': 8} as the whole"),
+    (WrongScore, "scores", "wanted their accuracy"),
+    (IgnoresTheOther, "mixing", "mixup: a loss of"),
+    (MixesTheWrongWay, "mixing", "where 0.25 of a take are its own"),
+    (NeverTaught, "fits", "accuracy 0.250 to 0.250 on the 8 takes that it was fit to"),
+    (TaughtAndTrained, "fits", "linear.weight is trainable; wanted no gradients at all"),
     (ClaimsStreaming, "streaming", "predicting in two chunks moves probabilities"),
     (ClaimsExport, "export", "raised"),
 ]
@@ -301,6 +397,44 @@ class Steady(Good):
         def predict(self, batch: Any, state: Any = None) -> Any:
             sums_BT = batch["rgb"].mean((1, 3, 4)).cumsum(1) + (0 if state is None else state)
             return {"timeline": sums_BT, "last": sums_BT[:, -1:]}, sums_BT[:, -1:]
+
+
+class Mixes(IgnoresTheOther):
+    class network(Network):
+        def forward(self, batch: Any) -> Any:
+            logits = self.logits(batch)
+            loss = functional.cross_entropy(logits, batch["target"], reduction="none")
+            if "mix" in batch:
+                other = functional.cross_entropy(logits, batch["target_b"], reduction="none")
+                loss = torch.lerp(other, loss, batch["mix"])
+            return {"loss": loss.mean()}
+
+
+class TaughtWell(Taught):
+    def meter(self) -> Any:
+        return Right()
+
+
+@pytest.mark.parametrize(
+    ("plugin", "check", "told"),
+    [
+        (Mixes, "mixing", "mixup: the loss is that of both targets"),
+        (TaughtWell, "fits", "accuracy 0.250 to 1.000 in one pass"),
+        (TaughtWell, "scores", "the mean over videos is the accuracy"),
+    ],
+)
+def test_what_is_mixed_fitted_and_scored_as_promised_is_green(
+    plugin: type[Plugin], check: str, told: str
+) -> None:
+    report = contract.examine(plugin(), IN_PROCESS)
+    results = {result.check: result for result in report.results}
+    assert report.ok, f"\n{report}"
+    assert results[check].ok and told in results[check].detail
+
+
+def test_whoever_takes_mixup_as_a_field_is_asked_for_it() -> None:
+    results = {result.check: result for result in contract.check("single_frame").results}
+    assert results["mixing"].ok and "cutmix and mixup" in results["mixing"].detail
 
 
 def test_streaming_and_export_hold_where_they_are_true() -> None:

@@ -226,7 +226,9 @@ def test_what_does_not_decode_is_left_out_and_told(
 ) -> None:
     data = copied(dataset, tmp_path / "data")
     key = wiped(data, 2)
-    with pytest.raises(DataError, match=r"8 clips do not decode.*at most 2 \(feed.max_bad_share"):
+    with pytest.raises(
+        DataError, match=r"8 clips of an epoch do not decode.*at most 2 \(feed.max_bad_share"
+    ):
         evaluate.evaluate(model, catalog.load(data))
     bearing = changed(model, feed={"max_bad_share": 0.5})
     told = evaluate.evaluate(bearing, catalog.load(data))
@@ -379,3 +381,14 @@ def test_the_worst_errors_show_frames_of_their_videos(dataset: str, tmp_path: Pa
     top, left = pictures.TITLE_HEIGHT, pictures.BAR_WIDTH
     shown = drawn[top : top + pictures.FRAME_SIDE, left : left + pictures.FRAME_SIDE]
     assert (shown == frames[0]).all()
+
+
+def test_a_wrong_frame_is_shown_among_those_around_it(dataset: str) -> None:
+    whole = catalog.load(dataset)
+    row = whole.part(split="test").row(0)
+    told = {"target": "left", "label": "right", "probability": 0.9, "key": row["key"]}
+    drawn = pictures.worst([{**told, "frame": 20}], whole)
+    around = video.decode_frames(whole.read(row), [5, 15, 25, 35], short_side=pictures.FRAME_SIDE)
+    top, left, side = pictures.TITLE_HEIGHT, pictures.BAR_WIDTH, pictures.FRAME_SIDE
+    shown = drawn[top : top + side, left : left + 4 * side]
+    assert (shown == np.concatenate(list(around), axis=1)).all()

@@ -15,8 +15,8 @@ import yaml
 from clipmill import api, catalog, launch, recipe, storage, track
 from clipmill.checkpoint import Keeper
 from clipmill.errors import BusyError, RunError
+from clipmill.folder import Tail, add_lines, cut_metrics
 from clipmill.launch import stop
-from clipmill.launch.folder import Tail, add_lines, cut_metrics
 from tiny import RUN_STEPS as STEPS
 from tiny import run_recipe as plain
 

@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Lowest first, as in the design: a module imports only from lines above its own.
 LINES = (
     "__init__",
-    "errors",
+    "errors amounts watch",
     "storage",
     "jail",
     "video",
@@ -28,8 +28,8 @@ LINES = (
     "takes",
     "plugin",
     "recipe",
-    "plan augment cluster",
-    "ingest feed checkpoint device",
+    "plan augment cluster folder",
+    "ingest feed checkpoint device readable",
     "infer look",
     "train",
     "evaluate",
@@ -37,8 +37,9 @@ LINES = (
     "track",
     "launch",
     "serve jobs",
-    "contract stats browse runs promote sweep",  # what stands beside the way of the data has its lines from here to api
+    "contract stats browse runs promote sweep features",  # what stands beside the way of the data has its lines from here to api
     "clean",
+    "evidence",  # runs trials by the launch, and counts with the contract's tiny batches
     "api",
     "cli",
     "__main__",
@@ -65,8 +66,8 @@ OWNERS = {
 
 # Loaded in decode workers or for `--help`: nothing heavy may come with the import itself.
 LIGHT = set(
-    "__init__ errors storage jail video catalog shards takes plugin recipe plan ingest feed "
-    "worlds api cli __main__".split()
+    "__init__ errors amounts watch storage jail video catalog shards takes plugin recipe plan ingest feed "
+    "folder runs worlds api cli __main__".split()
 )
 HEAVY = ("torch", "torchvision", "torchmetrics", "mlflow", "sklearn")
 

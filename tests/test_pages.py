@@ -1,4 +1,4 @@
-"""Pages for a terminal: small curves, words for time and size, and a view that follows."""
+"""Pages for a terminal: small curves, words for states, and a view that follows."""
 
 import math
 from collections.abc import Iterator
@@ -7,27 +7,6 @@ from typing import Any
 import pytest
 
 from clipmill.cli import pages
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (None, ""),
-        (0.04, "0.0 s"),
-        (5.25, "5.2 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (3599.0, "59 min 59 s"),
-        (7384.0, "2 h 03 min"),
-    ],
-)
-def test_durations_read_well(seconds: float | None, words: str) -> None:
-    assert pages.duration(seconds) == words
-
-
-@pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (1500, "1.5 kB"), (2.5e9, "2.5 GB")])
-def test_sizes_read_well(count: float, words: str) -> None:
-    assert pages.size(count) == words
 
 
 def test_a_curve_is_drawn_from_its_least_to_its_largest() -> None:
@@ -43,6 +22,22 @@ def test_what_was_learned_is_told_apart_from_the_machine() -> None:
     metrics = {"loss": 1, "val_accuracy": 0.5, "val_accuracy/left": 1.0, "feed_bad": 0,
                "learning_rate": 0.1, "takes_per_second": 9}  # fmt: skip
     assert pages.learned(metrics) == {"loss": 1, "val_accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("living", "living"),
+        ("stopped", "stopped by the sweep tried"),
+        ("waiting", "waits in the sweep tried"),
+    ],
+)
+def test_a_trial_that_rests_is_told_as_such(
+    state: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages.runs({"runs": [{**told(3, state), "sweep": "tried"}]})
+    out, err = capsys.readouterr()
+    assert words in out and err == ""
 
 
 def told(steps: int, state: str) -> dict[str, Any]:

@@ -118,6 +118,18 @@ def test_what_cannot_work_is_refused(changes: dict[str, dict[str, object]], told
         plans.make(recipe.load(recipe_of(**changes)), "train", catalog_of(rows(10)))
 
 
+@pytest.mark.parametrize("fps", [0.0, -25.0, float("nan"), float("inf"), None])
+def test_records_without_a_frame_rate_are_refused_or_left_out(fps: float | None) -> None:
+    told = rows(10)
+    told[3]["fps"] = fps
+    words = f"1 of 10 records of nowhere have no frame rate, such as {told[3]['key']}.*fps > 0"
+    with pytest.raises(PlanError, match=words):
+        plans.make(recipe.load(recipe_of()), "train", catalog_of(told))
+    if fps != float("inf"):
+        without = recipe.load(recipe_of(data={"where": "fps > 0"}))
+        assert plans.make(without, "train", catalog_of(told)).takes_in_catalog == 9
+
+
 def test_substitutes_are_the_other_takes_of_the_epoch_in_a_fixed_order() -> None:
     plan, position = plan_of(23, 5), 27  # the 8th of the second epoch
     epoch = plan.epoch(1)

@@ -11,6 +11,7 @@ import pytest
 
 from clipmill import recipe, runs, storage, track
 from clipmill.errors import RunError
+from clipmill.folder import SWEEP
 from tiny import recipe_of
 
 
@@ -44,6 +45,29 @@ def test_a_run_is_living_broken_or_finished(tmp_path: Path) -> None:
     told = runs.standing(str(home))
     assert (told["state"], told["status"], told["verdict"]) == ("finished", "finished", "x")
     assert told["left_seconds"] is None
+
+
+def sweep_of(folder: Path, **states: str) -> Path:
+    """Write down a sweep of trials as it keeps them, by name."""
+    rows = [{"name": name, "state": state} for name, state in states.items()]
+    storage.put_json(str(folder / "tried" / SWEEP), {"trials": rows})
+    return folder / "tried"
+
+
+def test_a_trial_is_stopped_by_its_sweep_or_waits_in_it(tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        made(tmp_path, name, steps=3)
+    home = sweep_of(tmp_path, a="stopped", b="going", c="failed")
+    with storage.holding(str(home), "clipmill sweep tried"):
+        states = {run["name"]: (run["state"], run["sweep"]) for run in runs.listed(str(tmp_path))}
+    assert states == {
+        "a": ("stopped", "tried"), "b": ("waiting", "tried"), "c": ("broken", "tried"),
+        "d": ("broken", None),
+    }  # fmt: skip
+    assert runs.state_of(str(tmp_path / "b")) == "broken", "nobody works on its sweep any more"
+    assert runs.whole(str(tmp_path / "a"))["state"] == "stopped"
+    with storage.holding(str(tmp_path / "a"), "clipmill train a"):
+        assert runs.state_of(str(tmp_path / "a")) == "living"
 
 
 def test_a_run_whose_process_was_killed_is_broken(tmp_path: Path) -> None:

@@ -91,13 +91,6 @@ def test_bars(counts: list[int], drawn: str) -> None:
     assert stats.bars(counts) == drawn
 
 
-@pytest.mark.parametrize(
-    ("count", "told"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2.5e13, "25 TB")]
-)
-def test_sizes(count: float, told: str) -> None:
-    assert stats.size_of(count) == told
-
-
 def test_the_picture_is_whole_and_safe(data: str, tmp_path: Path) -> None:
     file = tmp_path / "out" / "stats.svg"
     assert stats.plot(data, str(file))["records"] == 15

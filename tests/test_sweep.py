@@ -197,6 +197,14 @@ def test_mlflow_has_the_trials_below_the_sweep(swept: dict[str, Any]) -> None:
     assert parent.data.tags["clipmill.best_trial"] == swept["best"]["name"]
 
 
+def test_trials_that_were_stopped_are_shown_as_such(swept: dict[str, Any]) -> None:
+    told = {run["name"]: run for run in api.runs(str(Path(swept["folder"]).parent))["runs"]}
+    ours = {"finished": "finished", "stopped": "stopped", "failed": "broken"}
+    for row in swept["trials"]:
+        run = told[row["name"]]
+        assert (run["state"], run["sweep"]) == (ours[row["state"]], "tried")
+
+
 def _experiments(client: MlflowClient) -> list[str]:
     return [each.experiment_id for each in client.search_experiments()]
 
@@ -242,6 +250,14 @@ def test_another_sweep_of_the_name_is_refused(swept: dict[str, Any], dataset: st
         api.sweep(plain, [RATES])
     with pytest.raises(RunError, match="is a run in"):
         api.sweep({**plain, "run": {**plain["run"], "name": "tried-000"}}, [RATES])
+
+
+def test_more_trials_at_once_than_cpus_are_refused(dataset: str, folder: Path) -> None:
+    plain, many = plain_of(dataset, folder, "many"), "train.seed=[1,2,3]"
+    with pytest.raises(RunError, match="3 trials side by side on 2 CPUs.*lower --parallel"):
+        api.sweep(plain, [many, "sweep.parallel=4"])
+    with pytest.raises(RunError, match="2 trials side by side of 2 workers each on 2 CPUs"):
+        api.sweep(plain, [many, "sweep.parallel=2", "train.workers=2", "run.name=more"])
 
 
 def test_where_all_fail_the_reason_is_told(dataset: str, folder: Path) -> None:

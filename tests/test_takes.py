@@ -1,6 +1,9 @@
 """Takes: chance by counter, spans inside their records, crops by seed."""
 
+from typing import Any
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +52,23 @@ def test_even_spans_reach_from_start_to_end(
     if clips > 1:
         ends = takes.last[clips - 1 :: clips, 0]
         assert (ends == np.maximum(frames, view.span_frames(fps)) - 1).all()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"crop_area": (0.0, 1.0)},
+        {"crop_area": (0.5, 0.4)},
+        {"crop_area": (0.5, 1.1)},
+        {"crop_aspect": (-1.0, 1.0)},
+        {"crop_aspect": (2.0, 1.0)},
+        {"crop_aspect": (1.0, float("inf"))},
+        {"crop_aspect": (float("nan"), 1.0)},
+    ],
+)
+def test_crops_that_cannot_be_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="two rising numbers above 0"):
+        View(**fields)
 
 
 def test_chance_does_not_depend_on_how_much_is_drawn() -> None:

@@ -4,21 +4,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed
 import torch.multiprocessing
 from safetensors.torch import load_file, save_file
 
+from batches import VIEW, batch_of
 from clipmill import checkpoint, train
 from clipmill.checkpoint import Keeper, Saved, State
 from clipmill.plan import rank_slice
 from clipmill.plugin import Sample
-from clipmill.takes import View
 from clipmill.train import Average, Guard, Loop
 
-VIEW = View(frames=1, size=8, resize=8)
 BATCH, STEPS, WORLD = 5, 6, 2
 STATE = State(STEPS // 2, 0, "", "", "", "")
 
@@ -46,17 +44,9 @@ def _block(width: int) -> torch.nn.Module:
     return torch.nn.Sequential(conv, torch.nn.ReLU(), torch.nn.Conv3d(4, 4, 1), torch.nn.ReLU())
 
 
-def batch_of(number: int, rank: int, world: int) -> Sample:
+def part_of(number: int, rank: int, world: int) -> Sample:
     low, high = rank_slice(BATCH, rank, world)
-    positions = range(number * BATCH + low, number * BATCH + high)
-    rng = [np.random.default_rng(position) for position in positions]
-    return {
-        "rgb": np.stack([r.integers(0, 255, (1, 8, 8, 3), dtype=np.uint8) for r in rng]),
-        "target": np.array([p % 2 for p in positions], np.float32),
-        "position": np.array(positions),
-        "seed": np.array(positions, np.uint64),
-        "digest": np.zeros((len(positions), 32), np.uint8),
-    }
+    return batch_of(range(number * BATCH + low, number * BATCH + high))
 
 
 class Run:
@@ -74,7 +64,7 @@ class Run:
         )
 
     def steps(self, first: int, last: int) -> "Run":
-        batches = [batch_of(number, self.rank, self.world) for number in range(first, last)]
+        batches = [part_of(number, self.rank, self.world) for number in range(first, last)]
         guard = Guard("skip")
         for step in train.steps(
             self.called, self.optimizer, batches, self.loop, done=first, average=self.average,

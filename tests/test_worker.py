@@ -85,6 +85,14 @@ def test_a_crashed_run_ends_with_every_byte_of_the_unbroken_one(
     assert [row["step"] for row in rows_of(tmp_path)] == list(range(1, 13))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there batches travel beside the step")
+def test_every_logged_step_tells_what_its_time_went_to(unbroken: Path) -> None:
+    for row in rows_of(unbroken):
+        shares = [row[f"{part}_share"] for part in ("wait", "copy", "compute")]
+        assert min(shares) >= 0 and 0 < sum(shares) < 1 + 1e-6
+        assert row["compute_share"] > 0 and row["copy_share"] > 0
+
+
 def test_a_run_told_to_stop_commits_and_goes_on_later(
     dataset: str, tmp_path: Path, unbroken: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Old runs, caches and what crashes left: finds them with their sizes, and removes them if told.
+"""Old runs, sweeps, caches, what crashes left: finds them with sizes, and removes them if told.
 
 Keeps living runs, those that a registered version came of, and those that MLflow has not heard of.
 MLflow's own records of a run stay: only its files go.
@@ -8,15 +8,16 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from clipmill import runs, storage, track
 from clipmill.feed.cache import own_folder
+from clipmill.folder import SWEEP, uncommitted
 
-Kind = Literal["run", "cache", "leftover"]
+Kind = Literal["run", "sweep", "cache", "leftover"]
 Row = dict[str, Any]
 
 DAY_SECONDS = 86400.0
@@ -40,8 +41,10 @@ def clean(folder: str, uri: str, *, days: float = 30.0, remove: bool = False) ->
     """List what is older than some days and could go, with sizes; remove it where told to."""
     listed = runs.listed(folder)
     kept = _kept(listed, uri, days)
+    kept |= _kept_sweeps(folder, kept, days)
     finds = [
         *_old_runs(listed, kept, uri),
+        *_old_sweeps(folder, kept, uri),
         *_leftovers(listed, kept),
         *_caches(listed, days),
     ]
@@ -50,6 +53,7 @@ def clean(folder: str, uri: str, *, days: float = 30.0, remove: bool = False) ->
             _remove(find, uri)
     return {
         "runs": [asdict(find) for find in finds if find.kind == "run"],
+        "sweeps": [asdict(find) for find in finds if find.kind == "sweep"],
         "caches": [asdict(find) for find in finds if find.kind == "cache"],
         "leftovers": [asdict(find) for find in finds if find.kind == "leftover"],
         "kept": [{"name": name, "why": why} for name, why in kept.items()],
@@ -63,15 +67,49 @@ def _kept(listed: list[Row], uri: str, days: float) -> dict[str, str]:
     registered = track.registered_runs(uri) if track.is_there(uri) else set()
     kept = {}
     for run in listed:
-        if run["state"] == "living":
+        if run["state"] in runs.GOING_ON:
             kept[run["name"]] = "it is going on"
         elif run["run_id"] in registered:
             kept[run["name"]] = "a version in the registry came of it"
-        elif run.get("told") is False:
+        elif run.get("tracked") is False:
             kept[run["name"]] = "MLflow has not heard all of it; `clipmill resume` tells it"
         elif _days_since(run["changed"]) < days:
             kept[run["name"]] = f"it is {_days_since(run['changed']):.0f} days old"
     return kept
+
+
+def _kept_sweeps(folder: str, kept: Mapping[str, str], days: float) -> dict[str, str]:
+    """The sweeps that stay, by name: as long as any of their trials does."""
+    found = {}
+    for file in sorted(Path(folder).glob(f"*/{SWEEP}")):
+        told: Row = storage.read_json(str(file))
+        stays = [row["name"] for row in told["trials"] if row["name"] in kept]
+        age = _days_since(file.stat().st_mtime)
+        if runs.is_held(str(file.parent)):
+            found[file.parent.name] = "it is going on"
+        elif _is_over(told) and not told["tracked"]:
+            found[file.parent.name] = "MLflow has not heard all of it; the same command tells it"
+        elif stays:
+            found[file.parent.name] = f"its trial {stays[0]} stays"
+        elif age < days:
+            found[file.parent.name] = f"it is {age:.0f} days old"
+    return found
+
+
+def _is_over(told: Row) -> bool:
+    return not any(row["state"] in ("waiting", "going") for row in told["trials"])
+
+
+def _old_sweeps(folder: str, kept: Mapping[str, str], uri: str) -> Iterator[Find]:
+    for file in sorted(Path(folder).glob(f"*/{SWEEP}")):
+        if file.parent.name not in kept:
+            told: Row = storage.read_json(str(file))
+            artifacts = _artifacts(uri, told["run_id"])
+            paths = (str(file.parent), *([artifacts] if artifacts else []))
+            why = f"{_days_since(file.stat().st_mtime):.0f} days old, none of its trials stays"
+            yield Find(
+                "sweep", file.parent.name, paths, sum(map(size_of, paths)), why, told["run_id"]
+            )
 
 
 def _days_since(when: float) -> float:
@@ -100,11 +138,7 @@ def _leftovers(listed: list[Row], kept: dict[str, str]) -> Iterator[Find]:
     for run in listed:
         if run["state"] == "living" or run["name"] not in kept:
             continue
-        half = [
-            path
-            for path in Path(run["folder"], "checkpoints").glob("step-*")
-            if not (path / "COMMITTED").exists()
-        ]
+        half = uncommitted(run["folder"])
         for path in (*half, *Path(run["folder"]).glob(".ray")):
             yield Find("leftover", path.name, (str(path),), size_of(str(path)), "half-written")
     for path in Path(tempfile.gettempdir()).glob(TEMPORARY):
@@ -142,7 +176,7 @@ def size_of(path: str) -> int:
 
 
 def _remove(find: Find, uri: str) -> None:
-    if find.kind == "run":
+    if find.kind in ("run", "sweep"):
         with storage.holding(find.paths[0], "clipmill clean"):  # nobody may begin it meanwhile
             _remove_paths(find)
         if find.run_id and track.is_there(uri):

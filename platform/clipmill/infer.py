@@ -5,8 +5,9 @@ all that an answer needs, and no pickle. Knows neither registry nor HTTP.
 """
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from clipmill.device import to_device
 from clipmill.errors import RunError, VideoError
 from clipmill.plan import Plan
 from clipmill.plugin import Info, Plugin, Sample
+from clipmill.readable import Clock, readable
 from clipmill.recipe import Recipe
 from clipmill.takes import Takes
 
@@ -59,15 +61,8 @@ def protocol(recipe: Recipe) -> dict[str, Any]:
     """What a figure's conditions are: clips and crops, rate, frames, size."""
     plugin = recipe.plugin()
     view = plugin.views()["test"]
-    return {
-        "clips": plugin.test_clips,
-        "frames": view.frames,
-        "rate": view.rate,
-        "size": view.size,
-        "resize": view.resize,
-        "crops": plugin.test_crops,
-        "crop": "centre" if plugin.test_crops == 1 else "start, middle and end",
-    }
+    seen = {"frames": view.frames, "rate": view.rate, "size": view.size, "resize": view.resize}
+    return {**plugin.protocol(), **seen}
 
 
 @dataclass(frozen=True)
@@ -125,7 +120,9 @@ def load(folder: str) -> Model:
 def outputs(model: Model, batches: Iterable[Sample]) -> Iterator[tuple[int, Output]]:
     """Run batches through the network: (position, output) of every take, in their order."""
     view = model.plugin.views()["test"]
-    where = next(model.module.parameters()).device
+    # Some learn nothing by gradient: what they know is in buffers.
+    held = itertools.chain(model.module.parameters(), model.module.buffers())
+    where = next(held).device
     prepare = functools.partial(augment.prepared, view=view, training=False)
     for ready in to_device(batches, where, prepare):
         result, _ = model.module.predict(ready.tensors)  # type: ignore[operator]
@@ -156,25 +153,39 @@ def answer(
     *,
     start_seconds: float = 0.0,
     end_seconds: float | None = None,
+    each_frame: bool = False,
 ) -> dict[str, Any]:
-    """Answer one video, or a part of it, whatever its container, rate and size."""
-    asked = prepared(model, source, start_seconds, end_seconds)
-    return {**readable(joined(model, asked), model.classes), **asked.told}
+    """Answer one video, or a part of it, whatever its container, rate and size.
+
+    `each_frame` adds the probabilities of every moment, where a model tells frames apart.
+    """
+    asked = _looked_at(model, source, start_seconds, end_seconds)
+    told = readable(joined(model, asked), model.classes, asked.clock, each_frame=each_frame)
+    return {**told, **asked.told}
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A video that is decoded, before the network has seen it."""
+    """A video that is decoded, or is when its batches are taken, before the network sees it."""
 
     takes: Takes
-    batches: Sequence[Sample]
+    batches: Iterable[Sample]
     told: dict[str, Any]  # the spans in seconds, and what the input is
+    clock: Clock
 
 
 def prepared(
     model: Model, source: video.Source, start_seconds: float = 0.0, end_seconds: float | None = None
 ) -> Asked:
     """Decode what the model wants to see of a video, without the network."""
+    asked = _looked_at(model, source, start_seconds, end_seconds)
+    return replace(asked, batches=list(asked.batches))
+
+
+def _looked_at(
+    model: Model, source: video.Source, start_seconds: float, end_seconds: float | None
+) -> Asked:
+    """The same, to be decoded a batch at a time: all of a long video may be asked for."""
     info = video.probe(source)
     rate = None if _conforms(info, model.profile) else model.profile.rate
     fps = rate or info.fps
@@ -187,12 +198,14 @@ def prepared(
     plan = _plan_of(model, info, frames, fps)
     takes = plan.epoch(0)
     footage = _From(feed.OfFile(source, rate), first, fps) if first else feed.OfFile(source, rate)
-    samples = [_sample(plan, takes, place, footage) for place in range(len(takes))]
-    size = plan.batch
-    batches = [
-        feed.collated(model.plugin, samples[at : at + size]) for at in range(0, len(takes), size)
-    ]
-    return Asked(takes, batches, {"spans": _spans(takes, plan), "input": _told(info)})
+    told = {"spans": _spans(takes, plan), "input": _told(info)}
+    return Asked(takes, _batches(plan, takes, footage), told, Clock(fps, frames))
+
+
+def _batches(plan: Plan, takes: Takes, footage: feed.Footage) -> Iterator[Sample]:
+    for first in range(0, len(takes), plan.batch):
+        places = range(first, min(first + plan.batch, len(takes)))
+        yield feed.collated(plan.plugin, [_sample(plan, takes, at, footage) for at in places])
 
 
 def joined(model: Model, asked: Asked) -> dict[str, Any]:
@@ -218,6 +231,20 @@ class _From:
     ) -> NDArray[np.uint8]:
         """The frames of these numbers, scaled and cut."""
         return self.inner.pictures(numbers + self.first, short_side, crop, out)
+
+    def flow(
+        self, numbers: NDArray[np.int64], short_side: int, crop: tuple[int, int, int, int]
+    ) -> NDArray[np.int8] | None:
+        """The flow from each of these frames to the next, where it is kept."""
+        return self.inner.flow(numbers + self.first, short_side, crop)
+
+    def features(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """The features that were computed of these frames."""
+        return self.inner.features(numbers + self.first)
+
+    def has_sound(self) -> bool:
+        """Whether there is a sound track at all."""
+        return self.inner.has_sound()
 
     def sound(self, start_seconds: float, end_seconds: float, rate: int) -> NDArray[np.float32]:
         """The sound of exactly this span."""
@@ -269,18 +296,6 @@ def _told(info: video.VideoInfo) -> dict[str, Any]:
         "width": info.width,
         "height": info.height,
     }
-
-
-def readable(answer: Mapping[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
-    """An answer as plain data: classes by name, the likeliest first."""
-    plain = {name: np.asarray(value).tolist() for name, value in answer.items()}
-    if "probabilities" in plain and len(plain["probabilities"]) == len(classes):
-        pairs = zip(plain["probabilities"], classes, strict=True)
-        ranked = sorted(pairs, key=lambda pair: -pair[0])  # of equal ones the first, as in figures
-        plain["classes"] = [{"name": name, "probability": p} for p, name in ranked]
-        plain["label"] = ranked[0][1]
-        del plain["probabilities"]
-    return plain
 
 
 def device() -> str:

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clipmill.catalog import Catalog
+from clipmill.catalog import Catalog, frame_targets
 from clipmill.errors import PluginError, RecipeError
 from clipmill.takes import (
+    Augmentation,
     Draw,
     Stage,
     Takes,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 GROUP = "clipmill.plugins"
 Sample = dict[str, NDArray[Any]]
+Part = tuple[float, float, float, float]  # left, top, right, bottom in shares of the picture
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Decoded:
     views: tuple[str, ...]
     streams: tuple[Mapping[str, NDArray[Any]], ...]  # rgb: uint8 [frames, height, width, 3]
     records: tuple[Mapping[str, Any], ...]  # catalog rows; `target` is the class as a number
+    frames: tuple[NDArray[np.int64], ...] = ()  # of each span: which of its record's are seen
+    parts: tuple[Part, ...] = ()  # of each span: what of the picture is seen
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Plugin(BaseModel):
     higher_is_better: ClassVar[bool] = False
     streaming: ClassVar[bool] = False  # predict in chunks, with its state, equals at once
     exports: ClassVar[bool] = False  # predict goes through torch.export
+    by_gradient: ClassVar[bool] = True  # else `fit` learns all there is, in one pass of the takes
     small: ClassVar[Mapping[str, Any]] = {}  # fields that make a check quick
 
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
@@ -105,6 +110,11 @@ class Plugin(BaseModel):
         if stage == "train":
             return random_spans(frames, fps, self.views()["train"], draw)
         return even_spans(frames, fps, self.views()["test"], self.test_clips, crops=self.test_crops)
+
+    def protocol(self) -> dict[str, Any]:
+        """What of a video is tested, as it is told beside every figure."""
+        crop = "centre" if self.test_crops == 1 else "start, middle and end"
+        return {"clips": self.test_clips, "crops": self.test_crops, "crop": crop}
 
     def sample(self, decoded: Decoded, rng: np.random.Generator) -> Sample:
         """Make a flat sample of a decoded take; the default gives its first span and class."""
@@ -127,7 +137,10 @@ class Plugin(BaseModel):
         return AdamW(trainable, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def fit(self, model: "torch.nn.Module", batches: Iterable[Mapping[str, Any]]) -> None:
-        """Learn what gradients cannot, into buffers of the model; most plugins need nothing."""
+        """Learn what gradients cannot, into buffers of the model; most plugins need nothing.
+
+        The batches are prepared, of each take of an epoch once; the model is as `predict` has it.
+        """
 
     def answer(self, outputs: Sequence[Mapping[str, NDArray[Any]]], takes: Takes) -> dict[str, Any]:
         """Join the outputs of one video's takes; the default averages every array."""
@@ -235,12 +248,14 @@ def _model_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
 
 
 __all__ = [
+    "Augmentation",
     "Catalog",
     "Decoded",
     "Draw",
     "Entry",
     "Info",
     "Meter",
+    "Part",
     "Plugin",
     "Sample",
     "Stage",
@@ -249,6 +264,7 @@ __all__ = [
     "beside",
     "even_spans",
     "found",
+    "frame_targets",
     "joined",
     "load",
     "make",

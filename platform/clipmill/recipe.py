@@ -176,6 +176,10 @@ class Train(_Section):
     )
     threads: int = Field(1, ge=1, description="CPU threads of a worker's network")
     seed: int = Field(0, ge=0, description="of takes, weights and dropout")
+    init_from: str | tuple[str, ...] | None = Field(
+        None,
+        description="runs or versions to begin with: tensors that fit by name, the first first",
+    )
     accumulate: int = Field(
         1, ge=1, description="parts of a worker's batch, one after another: a step in less memory"
     )
@@ -223,6 +227,12 @@ class Train(_Section):
     keep: int = Field(2, ge=1, description="last checkpoints that stay, beside the best validated")
     log_every: int = Field(10, ge=1, description="steps between logged metrics")
     max_failures: int = Field(3, ge=-1, description="restarts after lost workers; -1 is no limit")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All that it begins with, also where it is one."""
+        given = self.init_from
+        return (given,) if isinstance(given, str) else given or ()
 
     @model_validator(mode="after")
     def _fits(self) -> "Train":

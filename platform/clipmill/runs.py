@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clipmill import storage, track
-from clipmill.launch.folder import Folder, read_metrics
+from clipmill.folder import SWEEP, Folder, committed, read_metrics, step_of
 from clipmill.storage.hold import HELD
 
-State = Literal["living", "broken", "finished"]
+# Trials of a sweep are also "stopped" by it, or "waiting" while it trains others.
+State = Literal["living", "broken", "finished", "stopped", "waiting"]
+GOING_ON = ("living", "waiting")
 Row = dict[str, Any]
 
 TAIL_BYTES = 1 << 16  # of a file of metrics, for what a run does now
@@ -38,12 +40,18 @@ def path_of(run: str, folder: str) -> str:
 
 def listed(folder: str) -> list[Row]:
     """Where all runs of a folder stand, by name."""
-    return [standing(str(path.parent)) for path in sorted(Path(folder).glob("*/recipe.json"))]
+    trials = trials_of(folder)
+    paths = [str(path.parent) for path in sorted(Path(folder).glob("*/recipe.json"))]
+    return [_standing(path, trials.get(os.path.basename(path))) for path in paths]
 
 
 def standing(path: str) -> Row:
     """Where one run stands: its result, or how far it has come."""
-    home, state = Folder(path), state_of(path)
+    return _standing(path, _trial_at(path))
+
+
+def _standing(path: str, trial: Row | None) -> Row:
+    home, state = Folder(path), _state(path, trial)
     recipe = _recipe(home)
     rows = _tail(home.metrics)
     done = _result(home) if state == "finished" else _so_far(home, recipe, rows)
@@ -61,16 +69,40 @@ def standing(path: str) -> Row:
         "takes_per_second": pace * recipe["train"]["batch"] if pace else None,
         "left_seconds": left if state == "living" else None,
         "changed": _changed(home),
+        "sweep": trial["sweep"] if trial else None,
     }
     limit = done.get("verdict") or (limits(rows[-1]) if rows else None)
     return {**told, "verdict": limit}
 
 
 def state_of(path: str) -> State:
-    """Whether a run has finished, is held by a process, or was broken off."""
+    """Whether a run has finished, is held by a process, was broken off, or rests as a trial."""
+    return _state(path, _trial_at(path))
+
+
+def _state(path: str, trial: Row | None) -> State:
     if os.path.exists(Folder(path).result):
         return "finished"
-    return "living" if is_held(path) else "broken"
+    if is_held(path):
+        return "living"
+    if trial and trial["state"] == "stopped":
+        return "stopped"
+    is_next = trial and trial["is_held"] and trial["state"] in ("waiting", "going")
+    return "waiting" if is_next else "broken"
+
+
+def trials_of(folder: str) -> dict[str, Row]:
+    """The trials of all sweeps of a folder by their names, as their sweeps know them."""
+    found: dict[str, Row] = {}
+    for file in sorted(Path(folder).glob(f"*/{SWEEP}")):
+        told: Row = storage.read_json(str(file))
+        about = {"sweep": file.parent.name, "is_held": is_held(str(file.parent))}
+        found |= {row["name"]: {**row, **about} for row in told["trials"]}
+    return found
+
+
+def _trial_at(path: str) -> Row | None:
+    return trials_of(os.path.dirname(path)).get(os.path.basename(path))
 
 
 def is_held(path: str) -> bool:
@@ -178,7 +210,7 @@ def whole(path: str) -> Row:
         **standing(path),
         "bad_clips": len(read_metrics(home.bad_clips)),
         "curves": curves(read_metrics(home.metrics)),
-        "checkpoints": _checkpoints(path),
+        "checkpoints": sorted(map(step_of, committed(path))),
         "starts": len(starts),
         "surroundings": last,
         "system": _figures(system[-1]) if system else {},
@@ -203,16 +235,11 @@ def curves(rows: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
     return found
 
 
-def _checkpoints(path: str) -> list[int]:
-    marked = Path(path, "checkpoints").glob("step-*/COMMITTED")
-    return sorted(int(mark.parent.name.split("-")[1]) for mark in marked)
-
-
 def followed(path: str, *, every_seconds: float = 1.0) -> Iterator[Row]:
-    """Tell all that is known of a run again and again while it lives, and once after."""
+    """Tell all that is known of a run again and again while it goes on, and once after."""
     while True:
         told = whole(path)
         yield told
-        if told["state"] != "living":
+        if told["state"] not in GOING_ON:
             return
         time.sleep(every_seconds)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clipmill import catalog as catalogs
 from clipmill import storage
+from clipmill.amounts import size
 from clipmill.catalog import Catalog
 from clipmill.errors import UsageError
 
@@ -178,7 +179,7 @@ def sections(told: Plain, *, classes: int = 40) -> list[Section]:
         Section(
             "splits",
             ("split", "records", "hours", "size"),
-            [(s["split"] or NO_VALUE, s["records"], s["hours"], size_of(s["bytes"])) for s in told["splits"]],
+            [(s["split"] or NO_VALUE, s["records"], s["hours"], size(s["bytes"])) for s in told["splits"]],
         ),
         _class_table(told, classes),
         Section(
@@ -201,7 +202,7 @@ def _overview(told: Plain) -> list[tuple[object, ...]]:
         ("records", told["records"]),
         ("videos", told["videos"]),
         ("hours", told["hours"]),
-        ("size", size_of(told["bytes"])),
+        ("size", size(told["bytes"])),
         ("shards", told["shards"]),
         ("with sound", f"{told['with_audio']} ({_share(told['with_audio'], told['records'])})"),
     ]
@@ -239,20 +240,11 @@ def _spread_row(each: Plain) -> tuple[object, ...]:
 
 def _shower(each: Plain) -> Callable[[float], str]:
     """How a value of this column is written."""
-    return size_of if each["unit"] == "B" else "{:.4g}".format
+    return size if each["unit"] == "B" else "{:.4g}".format
 
 
 def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.0f} %" if whole else "0 %"
-
-
-def size_of(count: float) -> str:
-    """Bytes as people read them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 # --- as a picture
@@ -283,7 +275,7 @@ def picture(told: Plain) -> str:
     columns = 3
     width = columns * (PANEL_WIDTH + MARGIN) + MARGIN
     height = -(-len(panels) // columns) * (PANEL_HEIGHT + 2 * MARGIN) + 3 * MARGIN
-    title = f"{told['records']} records, {told['hours']:.3g} hours, {size_of(told['bytes'])}"
+    title = f"{told['records']} records, {told['hours']:.3g} hours, {size(told['bytes'])}"
     placed = [
         f'<g transform="translate({MARGIN + at % columns * (PANEL_WIDTH + MARGIN)} '
         f'{3 * MARGIN + at // columns * (PANEL_HEIGHT + 2 * MARGIN)})">{panel}</g>'

@@ -6,14 +6,12 @@ not pooled further, so that shorter and smaller clips go through the same layers
 Legend: B batch, C channels, T frames, H height, W width, D features, K classes.
 """
 
-from collections.abc import Mapping
 from math import prod
-from typing import Any
 
 import torch
 from torch import nn
 
-from clipmill_classify.scores import classified, probabilities
+from clipmill_classify.network import Batch, ClipNetwork
 
 Extent = tuple[int, int, int]  # frames, height, width
 
@@ -29,7 +27,7 @@ def scaled(channels: int, width: float) -> int:
     return max(1, round(channels * width))
 
 
-class C3DNetwork(nn.Module):
+class C3DNetwork(ClipNetwork):
     """Tells the class of a clip by all its frames at once."""
 
     def __init__(
@@ -54,19 +52,9 @@ class C3DNetwork(nn.Module):
         self.apply(initialise)
         nn.init.normal_(scores.weight, std=0.01)  # all classes alike at the start
 
-    def forward(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The loss of a batch, and how many of its clips are told rightly."""
-        return classified(self.logits(batch["rgb"]), batch["target"])
-
-    def predict(
-        self, batch: Mapping[str, torch.Tensor], state: Any = None
-    ) -> tuple[dict[str, torch.Tensor], Any]:
-        """Class probabilities of each clip."""
-        return probabilities(self.logits(batch["rgb"])), state
-
-    def logits(self, x_BCTHW: torch.Tensor) -> torch.Tensor:
+    def logits(self, batch: Batch) -> torch.Tensor:
         """Unnormalised class scores."""
-        x_BD = self.features(x_BCTHW).flatten(1)
+        x_BD = self.features(batch["rgb"]).flatten(1)
         scores_BK: torch.Tensor = self.classifier(x_BD)
         return scores_BK
 

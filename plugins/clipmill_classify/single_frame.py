@@ -10,53 +10,35 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from clipmill.plugin import Catalog, Draw, Info, Plugin, Stage, Takes, View
-from clipmill_classify.labels import class_count, refuse_unlabelled
-from clipmill_classify.meters import ClassMeter
+from clipmill.plugin import Info
+from clipmill_classify.classifier import Classifier
 
 if TYPE_CHECKING:
-    import torch
+    from clipmill_classify.network import ClipNetwork
 
 
-class SingleFrame(Plugin):
+class SingleFrame(Classifier):
     """A torchvision backbone on one frame, averaged over frames at test."""
 
     name: ClassVar[str] = "single_frame"
-    family: ClassVar[str] = "classify"
     paper: ClassVar[str] = "Karpathy et al., Large-scale Video Classification with CNNs, 2014"
-    metric: ClassVar[str] = "accuracy"
-    higher_is_better: ClassVar[bool] = True
     exports: ClassVar[bool] = True
     small: ClassVar[Mapping[str, Any]] = {"width": 0.125, "size": 56, "resize": 64}
 
     backbone: str = Field("resnet18", description="any 2D image network of torchvision, by name")
     width: float = Field(1.0, gt=0, le=4, description="multiplies the backbone's channels")
+    frames: int = Field(1, ge=1, le=1, description="one, by the method")
     size: int = Field(112, ge=32, description="height and width of the frames, in pixels")
     resize: int = Field(128, ge=32, description="short side before the crop, in pixels")
     dropout: float = Field(0.2, ge=0, lt=1, description="before the last layer")
     weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
     test_clips: int = Field(8, ge=1, description="frames of a video at test, evenly spread")
 
-    def views(self) -> Mapping[str, View]:
-        """One frame, in training and at test."""
-        view = View(frames=1, size=self.size, resize=self.resize)
-        return {"train": view, "test": view}
-
-    def plan(self, catalog: Catalog, stage: Stage, draw: Draw) -> Takes:
-        """The default plan, for records that have a class wherever a class is needed."""
-        refuse_unlabelled(catalog, stage)
-        return super().plan(catalog, stage, draw)
-
-    def build(self, info: Info) -> "torch.nn.Module":
+    def network(self, info: Info, classes: int) -> "ClipNetwork":
         """Make the backbone with a linear layer on top."""
         from clipmill_classify.backbones import frame_encoder
         from clipmill_classify.frame_network import FrameNetwork
 
-        classes = class_count(info, self.name)
         weights = None if info.restored else self.weights
         encoder, features = frame_encoder(self.backbone, self.size, self.width, weights)
         return FrameNetwork(encoder, features, classes, self.dropout)
-
-    def meter(self) -> ClassMeter:
-        """Accuracy, over all videos and by class."""
-        return ClassMeter()

@@ -5,8 +5,8 @@ Parameters are drawn on the CPU from each take's seed, so that they depend neith
 nor on the rank (mixup and cutmix, whose partner is in the batch, excepted). The random crop and
 the jitter of frames are the decoder's.
 
-A batch's arrays are known by name: `rgb`, `flow`, `audio`, `mask` and `boxes`, or one of these
-with a suffix, such as `rgb_other`. Arrays of the same suffix are moved alike, those of another
+A batch's arrays are known by name: `rgb`, `flow`, `audio`, `mask`, `boxes` and `features`, or one of
+these with a suffix, such as `rgb_other`. Arrays of the same suffix are moved alike, those of another
 with chance of their own, so that two views of one take differ. Other numbers pass as they are.
 
 | array | comes as | is prepared as |
@@ -16,6 +16,7 @@ with chance of their own, so that two views of one take differ. Other numbers pa
 | audio | float32 [B, samples] | the same |
 | mask | uint8 [B, T, H, W] | int64 [B, T, S, S] |
 | boxes | float [B, T, N, 4]: left, top, right, bottom in shares of the frame | the same; no area is no box |
+| features | float [B, T, D], computed once | float32 [B, T, D] |
 
 With mixup or cutmix a training batch gains `mix`, the share of a take's own, float [B], and
 `target_b`, the other's target. A plugin that lists them must use both: its loss is
@@ -42,6 +43,7 @@ KINDS = {  # and their axes as they come
     "audio": ("B", "samples"),
     "mask": ("B", "T", "H", "W"),
     "boxes": ("B", "T", "N", 4),
+    "features": ("B", "T", "D"),
 }
 DECODERS = {"crop", "jitter"}  # what has happened before a batch comes here
 CONVERTED = ("rgb", "flow", "mask")  # from bytes, so to new memory
@@ -55,6 +57,7 @@ def shapes(view: View) -> dict[str, tuple[int, ...]]:
         "flow": (2, frames - 1, size, size),
         "audio": (round(frames / view.rate * view.audio_rate),),
         "mask": (frames, size, size),
+        "features": (frames, view.features),
     }
     return {stream: every[stream] for stream in view.streams}
 
@@ -141,13 +144,15 @@ def _prepared(name: str, x: torch.Tensor, view: View, seeds: Seeds | None) -> to
             return place.placed_mask(x, moves, view.size).long()
         case "boxes":
             return place.placed_boxes(x, moves)
+        case "features":
+            return place.changed(x.float(), moves.reversed, lambda x: x.flip(1))
         case _:
             return place.placed_audio(x, moves)
 
 
 def _check_shape(name: str, x: torch.Tensor) -> None:
     wanted = KINDS[kind_of(name)]
-    fits = len(wanted) == x.ndim and wanted[-1] in (x.shape[-1], "W", "samples")
+    fits = len(wanted) == x.ndim and wanted[-1] in (x.shape[-1], "W", "samples", "D")
     if not fits:
         raise PluginError(
             f"{name} of {list(x.shape)}",
@@ -165,6 +170,11 @@ def _erased(x_BCTHW: torch.Tensor, view: View, seeds: Seeds | None, group: str) 
 
 def _check_mixing(names: list[str], view: View) -> None:
     kinds = {kind_of(name) for name in names}
+    if "features" in kinds and "cutmix" in view.augment:
+        raise PluginError(
+            "a view with features lists cutmix", "mixup: features have no places to cut from",
+            "take it from the view's augmentations",
+        )  # fmt: skip
     if "boxes" in kinds or ("mask" in kinds and "mixup" in view.augment):
         way = "cutmix" if "cutmix" in view.augment and "boxes" in kinds else "mixup"
         raise PluginError(

@@ -19,7 +19,7 @@ from clipmill.augment.colour import inside, within
 from clipmill.augment.place import Tensor, tensor
 from clipmill.takes import View
 
-MIXED_KINDS = ("rgb", "flow", "audio")
+MIXED_KINDS = ("rgb", "flow", "audio", "features")
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ def _boxes(seeds: Seeds, areas: Floats) -> Floats:
 
 
 def mixed(x: Tensor, kind: str, mixing: Mixing) -> Tensor:
-    """Mix prepared tensors of a stream: rgb, flow and audio by share, all but audio by box."""
+    """Mix prepared tensors: rgb, flow, audio and features by share, what has places by box."""
     other = partners(x)
     if mixing.blends and kind in MIXED_KINDS:
         share = tensor(mixing.shares, x.device).view(-1, *[1] * (x.ndim - 1))
         x = torch.lerp(other, x, share)
-    if mixing.cuts and kind != "audio":
+    if mixing.cuts and kind not in ("audio", "features"):
         x = torch.where(inside(mixing.boxes, x), other, x)
     return x
 

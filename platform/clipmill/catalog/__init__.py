@@ -5,6 +5,7 @@ how rows are stored and filtered, not how records are made or read.
 """
 
 from clipmill.catalog.digests import digest_of, stale_digests, with_digests
+from clipmill.catalog.features import FEATURE_FRAMES, FEATURES, packed_features, read_features
 from clipmill.catalog.files import load, quarantine, read, save, save_pieces
 from clipmill.catalog.joined import joined
 from clipmill.catalog.links import Links, links_digest
@@ -20,10 +21,13 @@ from clipmill.catalog.schema import (
 )
 from clipmill.catalog.stored import Names
 from clipmill.catalog.table import Catalog
+from clipmill.catalog.targets import frame_targets, with_targets
 from clipmill.catalog.where import Filter, parse
 
 __all__ = [
     "CURATION",
+    "FEATURES",
+    "FEATURE_FRAMES",
     "IDENTITY",
     "MEASURES",
     "MEMBER",
@@ -35,16 +39,20 @@ __all__ = [
     "Links",
     "Names",
     "digest_of",
+    "frame_targets",
     "joined",
     "links_digest",
     "load",
     "member",
     "member_part",
+    "packed_features",
     "parse",
     "quarantine",
     "read",
+    "read_features",
     "save",
     "save_pieces",
     "stale_digests",
     "with_digests",
+    "with_targets",
 ]

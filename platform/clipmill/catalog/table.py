@@ -19,6 +19,7 @@ from clipmill.catalog.links import Links, grouped, read_links
 from clipmill.catalog.member import member, member_part
 from clipmill.catalog.schema import FEW_VALUES, MEASURES, SCHEMA
 from clipmill.catalog.stored import InMemory, Names, Places, Stored
+from clipmill.catalog.targets import with_targets
 from clipmill.catalog.where import Filter, column_of, numbers_of, parse
 
 Picks = NDArray[np.integer[Any]]  # rows, any of them several times
@@ -199,7 +200,7 @@ class Catalog:
         return grouped(owner[there >= 0], there[there >= 0], len(rows))
 
     def row(self, place: int) -> dict[str, Any]:
-        """One record as a plain dict, with `target` (its class as a number) and its `folder`."""
+        """One record as a plain dict, with its `folder` and its classes as numbers."""
         return self.rows([place])[0]
 
     def rows(self, places: Iterable[int], *, lean: bool = False) -> list[dict[str, Any]]:
@@ -207,10 +208,7 @@ class Catalog:
         asked = [range(len(self))[int(place)] for place in places]  # refuses what is beyond
         inner = asked if self.places is None else self.places[asked].tolist()
         rows = self.stored.rows(inner, lean=lean)
-        return [
-            {"folder": self.folder, **row, "target": self._target_of.get(row["label"], -1)}
-            for row in rows
-        ]
+        return [with_targets({"folder": self.folder, **row}, self._target_of) for row in rows]
 
     def read(self, row: dict[str, Any], suffix: str | None = None) -> bytes:
         """The bytes of a record's member, or of its video, by one range read."""

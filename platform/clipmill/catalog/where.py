@@ -188,13 +188,18 @@ def _comparison(left: ast.expr, op: ast.cmpop, right: ast.expr) -> Made:
 
 
 def _presence(node: ast.expr, op: ast.cmpop, told: str) -> Made:
-    """Whether a value is there at all: `label == None`."""
+    """Whether a value is there at all: `label == None`; an empty list is none."""
     values = _operand(node)
+    there = _is_filled if pa.types.is_list(_type_of(node)) else pc.is_valid
     if isinstance(op, ast.Eq | ast.Is):
-        return lambda table: pc.is_null(values(table))
+        return lambda table: pc.invert(there(values(table)))
     if isinstance(op, ast.NotEq | ast.IsNot):
-        return lambda table: pc.is_valid(values(table))
+        return lambda table: there(values(table))
     raise _UnknownForm(told)
+
+
+def _is_filled(lists: Value) -> Value:
+    return pc.greater(pc.fill_null(pc.list_value_length(lists), 0), 0)
 
 
 def _inside(left: ast.expr, right: ast.expr, told: str) -> Made:

@@ -6,8 +6,9 @@ however many workers held it. Knows neither Ray nor MLflow.
 """
 
 from clipmill.checkpoint.image import gathered, is_in_parts, snapshot, weights_sha256, whole
-from clipmill.checkpoint.keeper import MARKER, Keeper, Saved, State, read_state
+from clipmill.checkpoint.keeper import Keeper, Saved, State, read_state
 from clipmill.checkpoint.reading import read_weights, restore
+from clipmill.folder import MARKER
 
 __all__ = [
     "MARKER",

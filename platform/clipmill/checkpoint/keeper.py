@@ -8,7 +8,6 @@ import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +16,8 @@ from clipmill import storage
 from clipmill.checkpoint.image import Image, is_in_parts, whole
 from clipmill.checkpoint.plain import taken_apart
 from clipmill.errors import RunError
+from clipmill.folder import CHECKPOINTS, MARKER, committed, uncommitted
 
-MARKER = "COMMITTED"
 Files = dict[str, dict[str, torch.Tensor]]  # tensors by name, by the file they go to
 
 
@@ -78,7 +77,7 @@ class Keeper:
     """
 
     def __init__(self, folder: str, *, keep: int = 2) -> None:
-        self.folder = storage.join(folder, "checkpoints")
+        self.run, self.folder = folder, storage.join(folder, CHECKPOINTS)
         self.keep = keep
         self._images: dict[str, Image] = {}
         self._writer: threading.Thread | None = None
@@ -160,24 +159,21 @@ class Keeper:
         storage.put_json(storage.join(folder, "state.json"), told)
         storage.put(storage.join(folder, MARKER), b"")
 
-    def _committed(self) -> list[Path]:
-        return sorted(path.parent for path in Path(self.folder).glob(f"step-*/{MARKER}"))
-
     def _prune(self) -> None:
         best = self.best()
-        for old in self._committed()[: -self.keep]:
+        for old in committed(self.run)[: -self.keep]:
             if str(old) != best:
                 (old / MARKER).unlink()
                 shutil.rmtree(old)
 
     def last(self) -> str | None:
         """The folder of the last committed checkpoint."""
-        committed = self._committed()
-        return str(committed[-1]) if committed else None
+        found = committed(self.run)
+        return str(found[-1]) if found else None
 
     def best(self) -> str | None:
         """The folder of the committed checkpoint with the best score, the earliest of equals."""
-        states = [(folder, read_state(str(folder))) for folder in self._committed()]
+        states = [(folder, read_state(str(folder))) for folder in committed(self.run)]
         scored = [
             (state.score, -state.step, str(at)) for at, state in states if state.score is not None
         ]
@@ -185,9 +181,8 @@ class Keeper:
 
     def clean(self) -> None:
         """Remove what was never committed; only for the one who holds the run."""
-        for folder in Path(self.folder).glob("step-*"):
-            if not (folder / MARKER).exists():
-                shutil.rmtree(folder)
+        for folder in uncommitted(self.run):
+            shutil.rmtree(folder)
 
 
 def read_state(folder: str) -> State:

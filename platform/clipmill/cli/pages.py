@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from clipmill.amounts import duration, size
 from clipmill.cli import screen
 
 if TYPE_CHECKING:
@@ -22,26 +23,6 @@ CURVE_WIDTH = 40
 MOST_METRICS = 3  # in a row of the table of runs
 OF_THE_MACHINE = ("learning_rate", "gradient_norm", "wait_share", "copy_share", "compute_share",
                   "takes_per_second", "skipped")  # fmt: skip
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as a person says them."""
-    if seconds is None:
-        return ""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if whole < 10 else f"{whole} s"
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {whole % 60:02d} s"
-
-
-def size(count: float) -> str:
-    """Bytes as a person says them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def spark(values: Sequence[float], width: int = CURVE_WIDTH) -> str:
@@ -78,12 +59,18 @@ def runs(result: Told) -> None:
         print(f"broken off: `clipmill resume {broken[0]}` goes on", file=sys.stderr)
 
 
+def _state(run: Told) -> str:
+    if run["state"] == "stopped":
+        return f"stopped by the sweep {run['sweep']}"
+    return f"waits in the sweep {run['sweep']}" if run["state"] == "waiting" else str(run["state"])
+
+
 def _run_row(run: Told) -> list[object]:
     metrics = dict(list(learned(run["metrics"]).items())[:MOST_METRICS])
     rate = run["takes_per_second"]
     return [
         run["name"],
-        run["state"],
+        _state(run),
         f"{run['steps']}/{run['total_steps']}",
         duration(run["seconds"]),
         duration(run["left_seconds"]),
@@ -107,7 +94,7 @@ def _facts(told: Told) -> Told:
     around = told["surroundings"]
     facts = {
         "name": told["name"],
-        "state": told["state"],
+        "state": _state(told),
         "steps": f"{told['steps']} of {told['total_steps']}",
         "time": duration(told["seconds"]),
         "left": duration(told["left_seconds"]),
@@ -177,7 +164,7 @@ def _living(told: Told) -> "RenderableType":
     from rich.progress_bar import ProgressBar
     from rich.text import Text
 
-    head = f"{told['name']}  {told['state']}  step {told['steps']} of {told['total_steps']}"
+    head = f"{told['name']}  {_state(told)}  step {told['steps']} of {told['total_steps']}"
     rate = told["takes_per_second"]
     pace = [
         duration(told["seconds"]),
@@ -254,7 +241,7 @@ def clean(result: Told) -> None:
     """What could go, or has gone."""
     rows = [
         [find["kind"], find["name"], size(find["bytes"]), find["why"]]
-        for kind in ("runs", "caches", "leftovers")
+        for kind in ("runs", "sweeps", "caches", "leftovers")
         for find in result[kind]
     ]
     if rows:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from clipmill.contract.case import Case
-from clipmill.contract.checks import CHECKS, Check, NotClaimed, Promise
+from clipmill.contract.case import Case, NotClaimed
+from clipmill.contract.checks import CHECKS, Check, Promise
 from clipmill.errors import PluginError
 from clipmill.plugin import Plugin, load, make
 

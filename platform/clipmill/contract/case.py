@@ -3,7 +3,7 @@
 Knows neither the checks nor how their results are told.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,15 +16,22 @@ from torch import nn
 
 from clipmill import augment
 from clipmill.catalog import SCHEMA, Catalog
-from clipmill.errors import PluginError
 from clipmill.plugin import Decoded, Info, Plugin, Sample
-from clipmill.takes import Draw, Stage, Takes, View, generator
+from clipmill.takes import Draw, Stage, Takes, View, frame_numbers, generator
 
 CLASSES = ("amber", "blue", "cyan", "dun")
 RECORDS = 8  # two a class
 BATCH = 8
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+UNTOLD: Mapping[str, Any] = {
+    "label": None, "target": -1, "labels": None, "targets": [], "spans": None
+}  # fmt: skip
 
 Tensors = Mapping[str, torch.Tensor]
+
+
+class NotClaimed(Exception):
+    """The plugin makes no promise of what a check looks at."""
 
 
 def memory_catalog() -> Catalog:
@@ -33,7 +40,7 @@ def memory_catalog() -> Catalog:
         {
             "key": f"record{place}", "shard": f"shard{place // 4}", "members": [],
             "sha256": f"{place:064x}", "source": f"{place}.mp4", "split": "train",
-            "label": CLASSES[place % len(CLASSES)], "attributes": [],
+            **_told(place, (4 + place) * (25 + 5 * (place % 2))), "attributes": [],
             "duration_seconds": 4.0 + place, "frames": (4 + place) * (25 + 5 * (place % 2)),
             "frames_from": "decode", "fps": 25.0 + 5 * (place % 2), "variable_rate": False,
             "width": 160, "height": 120, "rotation": 0, "has_audio": False,
@@ -43,20 +50,44 @@ def memory_catalog() -> Catalog:
     return Catalog("memory", pa.Table.from_pylist(rows, SCHEMA), {"classes": list(CLASSES)})
 
 
-def noise(view: View, seed: Sequence[int]) -> dict[str, NDArray[np.uint8]]:
-    """Frames as a decoder would give them: coarse blocks, so that convolutions see something."""
-    strange = [stream for stream in view.streams if stream != "rgb"]
-    if strange:
-        raise PluginError(
-            f"a view with the stream {strange[0]}", "rgb, which is all that is decoded"
-        )
+def _told(place: int, frames: int) -> dict[str, Any]:
+    """The classes of a record: one, two, and one for each half of its frames."""
+    names = [CLASSES[(place + turn) % len(CLASSES)] for turn in (0, 1)]
+    edges = (0, frames // 2, frames)
+    spans = [
+        {"label": name, "first_frame": edges[half], "last_frame": edges[half + 1] - 1}
+        for half, name in enumerate(names)
+    ]
+    return {"label": names[0], "labels": names, "spans": spans}
+
+
+def noise(view: View, seed: Sequence[int]) -> dict[str, NDArray[Any]]:
+    """Streams as a decoder would give them: coarse blocks, so that convolutions see something."""
     rng = np.random.default_rng(seed)
-    blocks = -(-view.frames // 4), -(-view.size // 8), -(-view.size // 8)
-    coarse = rng.integers(0, 224, (*blocks, 3), np.uint8)
+    side = view.resize if "resized_crop" in view.augment else view.size
+    frames = _blocks(rng, (view.frames, side, side, 3), 224)
+    samples = round(view.frames / view.rate * view.audio_rate)
+    every: dict[str, Callable[[], NDArray[Any]]] = {
+        "rgb": lambda: frames + rng.integers(0, 32, frames.shape, np.uint8),
+        "flow": lambda: _blocks(rng, (view.frames - 1, side, side, 2), 128).view(np.int8) - 64,
+        "audio": lambda: rng.uniform(-0.5, 0.5, samples).astype(np.float32),
+        "mask": lambda: _blocks(rng, (view.frames, side, side, 1), 2)[..., 0],
+        "features": lambda: rng.normal(size=(view.frames, view.features)).astype(np.float32),
+    }
+    made: dict[str, NDArray[Any]] = {stream: every[stream]() for stream in view.streams}
+    if "audio" in made:  # every other record has no sound track
+        heard = made["heard"] = np.asarray(seed[0] % 2, np.float32)
+        made["audio"] *= heard
+    return made
+
+
+def _blocks(rng: np.random.Generator, shape: tuple[int, ...], below: int) -> NDArray[np.uint8]:
+    frames, height, width, channels = shape
+    cells = (-(-frames // 4), -(-height // 8), -(-width // 8), channels)
+    coarse = rng.integers(0, below, cells, np.uint8)
     for axis, repeats in enumerate((4, 8, 8)):
         coarse = coarse.repeat(repeats, axis)
-    frames = coarse[: view.frames, : view.size, : view.size]
-    return {"rgb": frames + rng.integers(0, 32, frames.shape, np.uint8)}
+    return coarse[:frames, :height, :width]
 
 
 @dataclass
@@ -83,12 +114,20 @@ class Case:
         names = [takes.views[takes.view[place, span]] for span in spans]
         records = [self.catalog.row(int(takes.record[place, span])) for span in spans]
         if stage == "test":  # as a new video is answered: nobody knows its class
-            records = [{**record, "label": None, "target": -1} for record in records]
+            records = [{**record, **UNTOLD} for record in records]
         streams = [
             noise(self.views[name], [int(takes.record[place, span]), int(takes.first[place, span])])
             for name, span in zip(names, spans, strict=True)
         ]
-        return Decoded(stage, tuple(names), tuple(streams), tuple(records))
+        frames = [
+            frame_numbers(
+                int(takes.first[place, span]), int(takes.last[place, span]),
+                self.views[name].frames, int(record["frames"]),
+            )
+            for name, span, record in zip(names, spans, records, strict=True)
+        ]  # fmt: skip
+        parts = tuple(WHOLE for _ in spans)
+        return Decoded(stage, tuple(names), tuple(streams), tuple(records), tuple(frames), parts)
 
     def sample(self, takes: Takes, place: int, stage: Stage) -> Sample:
         rng = generator(int(takes.seed[place]))
@@ -123,8 +162,8 @@ class Case:
             optimizer = self.plugin.optimizer(model)
             for _ in range(2):
                 self.step(model, optimizer)
-        self.plugin.fit(model, [self.training_batch])
-        return model.eval()
+        self.plugin.fit(model.eval(), [self.training_batch])
+        return model
 
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
         """One step on the training batch; return the loss before it."""

@@ -15,19 +15,14 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from clipmill.contract.case import BATCH, RECORDS, Case, Tensors, trainable
+from clipmill.contract import learning
+from clipmill.contract.case import BATCH, RECORDS, Case, NotClaimed, Tensors
 from clipmill.errors import PluginError
 from clipmill.plugin import View, told
 from clipmill.takes import Stage, Takes
 
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
-GRADIENT_STEPS = 5  # a layer that starts at zero lets gradients through only after some steps
-OVERFIT_STEPS = 120
 ROW_TOLERANCE = 1e-4  # kernels sum in another order for another batch size
-
-
-class NotClaimed(Exception):
-    """The plugin makes no promise of what a check looks at."""
 
 
 def _shapes(tensors: Mapping[str, Any]) -> str:
@@ -170,37 +165,6 @@ def _forward(case: Case) -> str:
     )
 
 
-def _optimizer(case: Case) -> str:
-    model = case.model()
-    weights = trainable(model)
-    if not weights:
-        raise NotClaimed("no trainable weights")
-    optimizer = case.plugin.optimizer(model)
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise PluginError(f"optimizer gives {type(optimizer).__name__}", "a torch optimizer")
-    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
-    if lost := [name for name, weight in weights.items() if id(weight) not in held]:
-        raise PluginError(f"{lost[0]} is in no group of the optimizer", "every trainable weight")
-    return f"{type(optimizer).__name__} of {len(weights)} weights"
-
-
-def _gradients(case: Case) -> str:
-    model = case.model().train()
-    dry = trainable(model)
-    if not dry:
-        raise NotClaimed("no trainable weights")
-    optimizer, count = case.plugin.optimizer(model), len(dry)
-    for _ in range(GRADIENT_STEPS):
-        case.step(model, optimizer)
-        dry = {n: w for n, w in dry.items() if w.grad is None or not w.grad.any()}
-        if not dry:
-            return f"all {count} trainable weights"
-    raise PluginError(
-        f"{len(dry)} of {count} trainable weights get no gradient: {', '.join([*dry][:3])}",
-        "each in the loss, or requires_grad=False",
-    )
-
-
 def _checkpoint(case: Case) -> str:
     tensors = {n: w.detach().clone().contiguous() for n, w in case.trained.state_dict().items()}
     packed = safetensors.torch.save(tensors)
@@ -213,21 +177,22 @@ def _checkpoint(case: Case) -> str:
     return f"{len(tensors)} tensors, {len(packed) / 1e6:.1f} MB of safetensors"
 
 
-def _overfits(case: Case) -> str:
-    model = case.model().train()
-    if not trainable(model):
-        raise NotClaimed("no trainable weights")
-    optimizer, losses = case.plugin.optimizer(model), list[float]()
-    for _ in range(OVERFIT_STEPS):
-        losses.append(case.step(model, optimizer))
-        start, end = float(np.mean(losses[:3])), float(np.mean(losses[-3:]))
-        if len(losses) > 3 and end <= start - 0.5 * abs(start):
-            return f"loss {start:.3f} to {end:.3f} in {len(losses)} steps"
-    raise PluginError(
-        f"loss {start:.3f} to {end:.3f} in {OVERFIT_STEPS} steps on {BATCH} takes",
-        "half of it",
-        "look at the learning rate, the initial weights and the loss",
-    )
+def _scores(case: Case) -> str:
+    whole, answers = case.plugin.meter(), _answers(case)
+    score = getattr(whole, "score", None)
+    if whole is None or score is None:
+        raise NotClaimed("no meter that scores single videos")
+    for answer, row in answers:
+        whole.update(answer, row)
+    mean = float(np.mean([score(answer, row) for answer, row in answers]))
+    metric = whole.compute()[case.plugin.metric]
+    if not np.isclose(mean, metric, rtol=1e-6, atol=1e-9):
+        raise PluginError(
+            f"the mean score of {len(answers)} videos is {mean:.6g}",
+            f"their {case.plugin.metric}, {metric:.6g}",
+            "a meter whose metric is no mean over videos has no `score`",
+        )
+    return f"the mean over videos is the {case.plugin.metric}"
 
 
 def _predict(case: Case) -> str:
@@ -347,13 +312,16 @@ CHECKS: tuple[Promise, ...] = (
     ("prepare", ("collate",), _prepare),
     ("build", ("views",), _build),
     ("forward", ("prepare", "build"), _forward),
-    ("optimizer", ("build",), _optimizer),
-    ("gradients", ("forward", "optimizer"), _gradients),
-    ("overfits", ("forward", "optimizer"), _overfits),
+    ("optimizer", ("build",), learning.optimizer),
+    ("gradients", ("forward", "optimizer"), learning.gradients),
+    ("overfits", ("forward", "optimizer"), learning.overfits),
+    ("fits", ("forward",), learning.fits),
+    ("mixing", ("forward",), learning.mixing),
     ("predict", ("forward", "optimizer"), _predict),
     ("checkpoint", ("predict",), _checkpoint),
     ("rows", ("predict", "same plan"), _rows),
     ("meter", ("predict",), _meter),
+    ("scores", ("meter",), _scores),
     ("streaming", ("predict",), _streaming),
     ("export", ("predict",), _export),
 )

@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from clipmill import infer
+from clipmill import feed, infer
 from clipmill import plan as plans
 from clipmill import recipe as recipes
-from clipmill.catalog import Catalog
+from clipmill.catalog import Catalog, with_targets
 from clipmill.errors import DataError, PlanError, PluginError
-from clipmill.evaluate.figures import figures
+from clipmill.evaluate.kinds import class_counts, figures_of, truth
 from clipmill.evaluate.originals import originals
 from clipmill.evaluate.pictures import draw
 from clipmill.evaluate.pieces import pieces
@@ -27,6 +25,7 @@ from clipmill.evaluate.work import Answered, answered
 from clipmill.infer import Model
 from clipmill.plan import Plan
 from clipmill.plugin import Meter
+from clipmill.readable import Clock, readable
 from clipmill.takes import Stage
 
 __all__ = ["asked", "check", "conditions", "draw", "evaluate", "originals"]
@@ -106,7 +105,7 @@ def check(model: Model, catalog: Catalog | None = None, stage: Stage = "test") -
     plan = plans.make(model.recipe, stage, catalog)
     if model.plugin.meter() is None:
         raise PluginError(f"{model.recipe.model.plugin} has no meter", "a plugin with a meter()")
-    there = plan.catalog.counts("label")
+    there = class_counts(plan.catalog, model.plugin)
     if strange := sorted(set(there) - set(model.classes) - {None}, key=str):
         raise PlanError(
             f"{plan.catalog.folder} has the class {strange[0]!r}",
@@ -126,18 +125,14 @@ def _gathered(
     plan: Plan, parts: Iterable[Answered], model: Model, progress: Progress | None
 ) -> list[Answered]:
     """All pieces in the order of the plan, whichever order they come in."""
-    most = max(1.0, model.recipe.feed.max_bad_share * plan.takes_per_epoch)
+    most = model.recipe.feed.max_bad_share * plan.takes_in_catalog
     gathered: list[Answered] = []
     done = bad = 0
     for part in parts:
         gathered.append(part)
         done, bad = done + len(part.piece), bad + len(part.bad)
         if bad > most:
-            raise DataError(
-                f"{bad} clips do not decode, one of them: {part.bad[-1]['reason']}",
-                f"at most {most:.0f} (feed.max_bad_share)",
-                "run `clipmill verify --deep` on the dataset, or raise feed.max_bad_share",
-            )
+            raise feed.too_many_bad(bad, most, part.bad[-1]["reason"])
         if progress:
             progress("evaluating clips", done, plan.takes_per_epoch)
     return sorted(gathered, key=lambda part: part.piece.start)
@@ -160,10 +155,9 @@ def conditions(model: Model, plan: Plan) -> dict[str, Any]:
 
 
 def _targets(model: Model, plan: Plan, records: list[int]) -> list[Row]:
-    """Catalog rows with their class among the model's: data of other classes has other numbers."""
-    place_of = {name: place for place, name in enumerate(model.classes)}
-    rows = plan.catalog.rows(records)
-    return [{**row, "target": place_of.get(row["label"], -1)} for row in rows]
+    """Catalog rows with their classes among the model's: data of other classes has other numbers."""
+    place_of: dict[str | None, int] = {name: place for place, name in enumerate(model.classes)}
+    return [with_targets(row, place_of) for row in plan.catalog.rows(records)]
 
 
 def _left_out(plan: Plan, rows: list[Row], bad: list[Row]) -> dict[str, Any]:
@@ -193,7 +187,9 @@ def _measured(
     told, meters = [], {}
     for row, answer in zip(rows, answers, strict=True):
         whole.update(answer, row)
-        own = {"key": row["key"], "target": row["label"], **infer.readable(answer, model.classes)}
+        clock = Clock(row["fps"], row["frames"])
+        plain = readable(answer, model.classes, clock)
+        own = {"key": row["key"], "target": truth(answer, row), **plain}
         told.append({**own, "score": float(score(answer, row))} if score else own)
         if keep_meters and not score:
             meters[row["key"]] = _meter(model)
@@ -204,7 +200,7 @@ def _measured(
     return {
         "metrics": metrics,
         "score": (1 if plugin.higher_is_better else -1) * metrics[plugin.metric],
-        **_figures(model, rows, answers),
+        **figures_of(rows, answers, model.classes),
         "answers": told,
         **({"meters": meters} if meters else {}),
     }
@@ -224,13 +220,3 @@ def _meter(model: Model) -> Meter:
     made = model.plugin.meter()
     assert made is not None, "checked before"
     return made
-
-
-def _figures(model: Model, rows: list[Row], answers: list[Answer]) -> dict[str, Any]:
-    """Confusion and the like, of models that answer with a probability for each class."""
-    scores = [np.asarray(answer.get("probabilities", ())) for answer in answers]
-    if not model.classes or any(each.shape != (len(model.classes),) for each in scores):
-        return {}
-    targets = np.array([row["target"] for row in rows])
-    keys = [str(row["key"]) for row in rows]
-    return {"figures": figures(keys, np.stack(scores).astype(np.float64), targets, model.classes)}

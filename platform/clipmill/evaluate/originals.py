@@ -21,6 +21,7 @@ from clipmill.errors import ClipmillError, DataError
 from clipmill.infer import Asked, Model
 from clipmill.ingest.examine import hash_of
 from clipmill.ingest.state import SOURCES
+from clipmill.readable import THRESHOLD
 
 Progress = Callable[[str, int, int], None]
 Answer = Mapping[str, Any]
@@ -122,12 +123,14 @@ def _differences(model: Model, both: Sequence[tuple[Row, Answer, Answer]]) -> di
         metrics.append(meter.compute())
     stored, made = metrics
     name = model.plugin.metric
+    labels = [(_label(old), _label(new)) for _, old, new in both]
+    changed = {"labels_changed": sum(old != new for old, new in labels)}
     return {
         "metrics": made,
         "stored_metrics": stored,
         "difference": made[name] - stored[name],
         "answers_apart": _apart(both),
-        "labels_changed": sum(_label(old) != _label(new) for _, old, new in both),
+        **(changed if labels[0] != (None, None) else {}),  # a class a frame is none of the video
     }
 
 
@@ -137,7 +140,7 @@ def _apart(both: Sequence[tuple[Row, Answer, Answer]]) -> dict[str, dict[str, fl
     for _, old, new in both:
         for name in old.keys() & new.keys():
             one, two = np.asarray(old[name]), np.asarray(new[name])
-            if one.shape == two.shape and one.dtype.kind == "f" and one.size:
+            if one.shape == two.shape and one.ndim and one.dtype.kind == "f" and one.size:
                 apart.setdefault(name, []).append(float(np.abs(one - two).mean()))
     return {
         name: {"mean": float(np.mean(found)), "largest": max(found)}
@@ -145,6 +148,10 @@ def _apart(both: Sequence[tuple[Row, Answer, Answer]]) -> dict[str, dict[str, fl
     }
 
 
-def _label(answer: Answer) -> int | None:
+def _label(answer: Answer) -> Any:
+    """The class that a video is told to be, or those it is told to have."""
+    if "presence" in answer:
+        told = np.asarray(answer["presence"]) >= answer.get("threshold", THRESHOLD)
+        return np.flatnonzero(told).tolist()
     scores = np.asarray(answer.get("probabilities", ()))
     return int(scores.argmax()) if scores.ndim == 1 and scores.size else None

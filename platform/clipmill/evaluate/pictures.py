@@ -31,10 +31,11 @@ def draw(result: Mapping[str, Any], folder: str, catalog: Catalog | None = None)
     if not told:
         return []
     made = {
-        "confusion.png": confusion(told["confusion"]),
         "classes.png": classes(told["by_class"]),
         "calibration.png": calibration(told["calibration"]),
     }
+    if "confusion" in told:  # what has several classes is in no such matrix
+        made["confusion.png"] = confusion(told["confusion"])
     if catalog is not None and told["worst"]:
         made["worst.png"] = worst(told["worst"], catalog)
     files = []
@@ -66,15 +67,24 @@ def confusion(told: Mapping[str, Any]) -> Picture:
 
 
 def classes(told: Sequence[Mapping[str, Any]]) -> Picture:
-    """A bar a class: how many of its videos are told rightly, the worst first."""
+    """A bar a class: how many of its videos or frames are told rightly, the worst first."""
     rows = []
-    for each in sorted(told, key=lambda row: (row["accuracy"], row["name"])):
-        words = [f"{each['accuracy']:.1%} of {each['videos']}"]
-        bar = _bar(each["accuracy"], BAR_WIDTH, LINE_HEIGHT - 4)
+    for share, each in sorted(((_right(row), row) for row in told), key=_by_share_and_name):
+        words = [f"{share:.1%} of {each.get('videos', each.get('frames'))}"]
+        bar = _bar(share, BAR_WIDTH, LINE_HEIGHT - 4)
         bar = np.concatenate([bar, _paper(4, BAR_WIDTH)])
         name = sheet.written([each["name"]], LINE_HEIGHT, NAME_WIDTH)
         rows.append(_beside([name, bar, sheet.written(words, LINE_HEIGHT, NAME_WIDTH)]))
     return _below(["rightly told, by class"], rows)
+
+
+def _right(row: Mapping[str, Any]) -> float:
+    """The share of a class that is told rightly; of one that no video has nothing is."""
+    return float(row.get("accuracy", row.get("recall")) or 0.0)
+
+
+def _by_share_and_name(pair: tuple[float, Mapping[str, Any]]) -> tuple[float, str]:
+    return pair[0], str(pair[1]["name"])
 
 
 def calibration(told: Mapping[str, Any]) -> Picture:
@@ -98,19 +108,32 @@ def worst(told: Sequence[Mapping[str, Any]], catalog: Catalog) -> Picture:
     rows = []
     for each in told:
         words = [
-            f"{each['target']} ({each['target_probability']:.1%})",
+            _true(each),
             f"told as {each['label']} ({each['probability']:.1%})",
             each["key"],
         ]
-        strip = _frames(catalog.row(place_of[each["key"]])) if each["key"] in place_of else None
+        row = catalog.row(place_of[each["key"]]) if each["key"] in place_of else None
+        if row and "frame" in each:
+            words.append(f"at {each['frame'] / row['fps']:.1f} s")
+        strip = _frames(row, each.get("frame")) if row else None
         strip = _paper(FRAME_SIDE, FRAME_SIDE) if strip is None else strip
         rows += [_beside([sheet.written(words, FRAME_SIDE, BAR_WIDTH), strip])]
         rows += [_paper(GAP, 1)]
     return _below(["wrong answers, the surest first"], rows)
 
 
-def _frames(row: Mapping[str, Any]) -> Picture | None:
-    numbers = np.linspace(0, row["frames"] - 1, FRAMES).round().astype(np.int64)
+def _true(each: Mapping[str, Any]) -> str:
+    share = each.get("target_probability")
+    return str(each["target"]) if share is None else f"{each['target']} ({share:.1%})"
+
+
+def _frames(row: Mapping[str, Any], middle: int | None = None) -> Picture | None:
+    """Frames of a video, or of the second around one of them."""
+    first, last = 0, row["frames"] - 1
+    if middle is not None:
+        reach = max(1, round(row["fps"] / 2))
+        first, last = max(first, middle - reach), min(last, middle + reach)
+    numbers = np.linspace(first, last, FRAMES).round().astype(np.int64)
     height, width = video.scaled_size(row["height"], row["width"], FRAME_SIDE)
     try:
         frames = feed.Stored(row).pictures(numbers, FRAME_SIDE, (0, 0, height, width))

@@ -74,17 +74,9 @@ def _remote() -> Any:
 def _task(workers: int) -> Any:
     # The CPUs are for decoding, which is done in tasks of its own.
     return _remote().options(
-        num_cpus=0, num_gpus=_gpus(workers), max_retries=RESTARTS, num_returns="streaming",
+        num_cpus=0, num_gpus=cluster.gpu_share(workers), max_retries=RESTARTS, num_returns="streaming",
         scheduling_strategy="SPREAD",
     )  # fmt: skip
-
-
-def _gpus(workers: int) -> float:
-    """The GPUs of a worker: one, or a part of one where there are fewer."""
-    import ray
-
-    there = float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-    return min(1.0, int(100 * there / workers) / 100)
 
 
 def _work(packed: Packed, plan: Plan, pieces: list[range]) -> Iterator[Answered]:

@@ -8,16 +8,16 @@ is a hole with its reason, never an exception.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipmill import storage, video
 from clipmill.errors import PluginError, StorageError, VideoError
-from clipmill.feed.footage import Footage, Stored
+from clipmill.feed.footage import Crop, Footage, Stored
 from clipmill.plan import Lot
-from clipmill.plugin import Decoded, Plugin, Sample
+from clipmill.plugin import Decoded, Part, Plugin, Sample
 from clipmill.takes import Draw, Stage, View, crop_box, frame_numbers, generator
 
 STORE_PAUSES_SECONDS = (0.5, 2.0, 8.0)  # a store that fails is asked again after these
@@ -127,7 +127,7 @@ def sample(
     spans = [span for span in range(takes.record.shape[1]) if takes.record[place, span] >= 0]
     rows = [lot.rows[takes.record[place, span]] for span in spans]
     names = [takes.views[takes.view[place, span]] for span in spans]
-    streams = [
+    seen = [
         decode(
             footage or Stored(row), row, views[name], lot.stage, seed,
             span=(int(takes.first[place, at]), int(takes.last[place, at])),
@@ -135,8 +135,17 @@ def sample(
         )
         for at, row, name in zip(spans, rows, names, strict=True)
     ]  # fmt: skip
-    decoded = Decoded(lot.stage, tuple(names), tuple(streams), tuple(rows))
+    streams, frames, parts = zip(*seen, strict=True)
+    decoded = Decoded(lot.stage, tuple(names), streams, tuple(rows), frames, parts)
     return plugin.sample(decoded, generator(seed))
+
+
+class Seen(NamedTuple):
+    """What was decoded of a span, and which of its frames and what of the picture that is."""
+
+    streams: dict[str, NDArray[Any]]
+    frames: NDArray[np.int64]
+    part: Part
 
 
 def decode(
@@ -149,25 +158,56 @@ def decode(
     span: tuple[int, int],
     crop: int = 0,
     slot: NDArray[np.uint8] | None = None,
-) -> dict[str, NDArray[Any]]:
-    """Decode the streams of one span as a view wants them."""
-    made: dict[str, NDArray[Any]] = {}
-    if {"rgb", "flow", "mask"} & set(view.streams):
-        numbers = _numbers(row, view, stage, seed, span)
-        side = decoded_size(view, stage)
-        height, width = video.scaled_size(row["height"], row["width"], view.resize)
-        random = stage == "train" and bool({"crop", "resized_crop"} & set(view.augment))
-        box = crop_box(height, width, side, seed, random, crop)
-        frames = footage.pictures(numbers, view.resize, box, slot)
-        made |= {"rgb": frames} if "rgb" in view.streams else {}
-        made |= {"flow": video.flow(frames)} if "flow" in view.streams else {}
-        made |= {"mask": video.motion_mask(frames)} if "mask" in view.streams else {}
+) -> Seen:
+    """Decode the streams of one span as a view wants them.
+
+    Flow that was kept at ingest is used in training alone: answers must be those that the same
+    video gets from a file. With sound comes `heard`: 1, or 0 where a video has no sound track and
+    silence stands for it.
+    """
+    numbers = _numbers(row, view, stage, seed, span)
+    height, width = video.scaled_size(row["height"], row["width"], view.resize)
+    random = stage == "train" and bool({"crop", "resized_crop"} & set(view.augment))
+    box = crop_box(height, width, decoded_size(view, stage), seed, random, crop)
+    made = _seen(footage, view, stage, numbers, box, slot)
+    if "features" in view.streams:
+        made["features"] = footage.features(numbers)
     if "audio" in view.streams:
-        start = span[0] / row["fps"]  # as long as the view's frames, whatever the record's rate
-        samples = round(view.frames / view.rate * view.audio_rate)
-        end = start + samples / view.audio_rate
-        made["audio"] = footage.sound(start, end, view.audio_rate)
+        made |= _heard(footage, view, span[0] / row["fps"])
+    top, left, tall, wide = box
+    part = (left / width, top / height, (left + wide) / width, (top + tall) / height)
+    return Seen(made, numbers, part)
+
+
+def _seen(
+    footage: Footage,
+    view: View,
+    stage: Stage,
+    numbers: NDArray[np.int64],
+    box: Crop,
+    slot: NDArray[np.uint8] | None,
+) -> dict[str, NDArray[Any]]:
+    """Frames, and what is found from them; none are decoded for flow that was kept."""
+    wanted, kept = {"rgb", "flow", "mask"} & set(view.streams), None
+    if "flow" in wanted and stage == "train":
+        kept = footage.flow(numbers, view.resize, box)
+    made: dict[str, NDArray[Any]] = {} if kept is None else {"flow": kept}
+    if wanted - set(made):
+        frames = footage.pictures(numbers, view.resize, box, slot)
+        made |= {"rgb": frames} if "rgb" in wanted else {}
+        made |= {"flow": video.flow(frames)} if "flow" in wanted - set(made) else {}
+        made |= {"mask": video.motion_mask(frames)} if "mask" in wanted else {}
     return made
+
+
+def _heard(footage: Footage, view: View, start_seconds: float) -> dict[str, NDArray[Any]]:
+    """Sound as long as the view's frames, whatever the record's rate, and whether there is any."""
+    samples = round(view.frames / view.rate * view.audio_rate)
+    if not footage.has_sound():
+        return {"audio": np.zeros(samples, np.float32), "heard": np.asarray(0, np.float32)}
+    end_seconds = start_seconds + samples / view.audio_rate
+    sound = footage.sound(start_seconds, end_seconds, view.audio_rate)
+    return {"audio": sound, "heard": np.asarray(1, np.float32)}
 
 
 def decoded_size(view: View, stage: Stage) -> int:

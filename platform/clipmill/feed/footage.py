@@ -1,4 +1,4 @@
-"""Where a take's pictures and sound come from: a record's members, or a file of its own.
+"""Where a take's pictures, flow and sound come from: a record's members, or a file of its own.
 
 Reads no more than is asked for. Knows neither plans nor plugins.
 """
@@ -15,6 +15,7 @@ from clipmill import catalog, video
 from clipmill.errors import DataError, VideoError
 
 Frames = NDArray[np.uint8]
+Flow = NDArray[np.int8]
 Crop = tuple[int, int, int, int]  # top, left, height, width, in scaled pixels
 
 
@@ -26,8 +27,17 @@ class Footage(Protocol):
     ) -> Frames:
         """The frames of these numbers, scaled and cut."""
 
+    def flow(self, numbers: NDArray[np.int64], short_side: int, crop: Crop) -> Flow | None:
+        """The flow from each of these frames to the next, where it is kept and need not be found."""
+
+    def features(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """The features that were computed of these frames, or of those nearest to them."""
+
+    def has_sound(self) -> bool:
+        """Whether there is a sound track at all."""
+
     def sound(self, start_seconds: float, end_seconds: float, rate: int) -> NDArray[np.float32]:
-        """The sound of exactly this span."""
+        """The sound of exactly this span; silence where there is none."""
 
 
 class Stored:
@@ -35,7 +45,8 @@ class Stored:
 
     def __init__(self, row: Mapping[str, Any]) -> None:
         self.row = row
-        self.indexed = any(member["suffix"] == "idx" for member in row["members"])
+        lengths = {member["suffix"]: member["length"] for member in row["members"]}
+        self.indexed, self._flow_bytes = "idx" in lengths, lengths.get("flow", 0)
 
     @functools.cached_property
     def _index(self) -> video.PacketIndex:
@@ -47,11 +58,22 @@ class Stored:
 
     @functools.cached_property
     def _whole(self) -> bytes:
+        if self.row.get("suffix") == catalog.FEATURES:
+            raise DataError(
+                f"record {self.row['key']} holds features, and no video",
+                "a model that looks at features",
+                "set model.features to their number, or take the dataset that they are of",
+            )
         return catalog.member(self.row)
 
     @property
     def _part(self) -> Callable[[int, int], bytes]:
         return functools.partial(catalog.member_part, self.row, None)
+
+    @functools.cached_property
+    def _flow(self) -> video.FlowMember:
+        read = functools.partial(catalog.member_part, self.row, "flow")
+        return video.FlowMember(read, self._flow_bytes)
 
     def pictures(
         self, numbers: NDArray[np.int64], short_side: int, crop: Crop, out: Frames | None = None
@@ -62,6 +84,29 @@ class Stored:
                 self._index, self._part, numbers, short_side=short_side, crop=crop, out=out
             )
         return video.decode_frames(self._whole, numbers, short_side=short_side, crop=crop, out=out)
+
+    def flow(self, numbers: NDArray[np.int64], short_side: int, crop: Crop) -> Flow | None:
+        """The flow from each of these frames to the next, where it is kept."""
+        if not self._flow_bytes:
+            return None
+        size = video.scaled_size(self.row["height"], self.row["width"], short_side)
+        try:
+            return self._flow.between(numbers, size, crop)
+        except DataError as error:
+            raise VideoError(f"record {self.row['key']}: {error}", "an undamaged flow") from error
+
+    def features(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """The features of the frames nearest to these; of two as near the earlier."""
+        rows_TD, frames = catalog.read_features(self.row)
+        after = np.searchsorted(frames, numbers).clip(0, len(frames) - 1)
+        before = np.maximum(after - 1, 0)
+        is_after = np.abs(frames[after] - numbers) < np.abs(numbers - frames[before])
+        return rows_TD[np.where(is_after, after, before)]
+
+    def has_sound(self) -> bool:
+        """Whether there is a sound track at all."""
+        told = self.row.get("has_audio")
+        return video.has_sound(self._whole) if told is None else bool(told)
 
     def sound(self, start_seconds: float, end_seconds: float, rate: int) -> NDArray[np.float32]:
         """The sound of exactly this span; silence where there is none."""
@@ -84,6 +129,22 @@ class OfFile:
         return video.decode_frames(
             self.source, numbers, short_side=short_side, crop=crop, rate=self.rate, out=out
         )
+
+    def flow(self, numbers: NDArray[np.int64], short_side: int, crop: Crop) -> Flow | None:
+        """Nothing: a file keeps no flow."""
+        return None
+
+    def features(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """None can be had of a file: they are computed with a dataset."""
+        raise DataError(
+            "a model of features was asked about a video",
+            "a dataset of features",
+            "make one with `clipmill features`; for videos train without model.features",
+        )
+
+    def has_sound(self) -> bool:
+        """Whether there is a sound track at all."""
+        return video.has_sound(self.source)
 
     def sound(self, start_seconds: float, end_seconds: float, rate: int) -> NDArray[np.float32]:
         """The sound of exactly this span; silence where there is none."""

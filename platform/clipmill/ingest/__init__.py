@@ -18,7 +18,7 @@ import pyarrow as pa
 from clipmill import catalog as catalogs
 from clipmill import cluster, storage
 from clipmill.errors import DataError, SourceError, StorageError
-from clipmill.ingest import arrange, examine, layouts, place, sources, state
+from clipmill.ingest import arrange, examine, layouts, place, sources, spans, state
 from clipmill.ingest.arrange import Part, Sorted
 from clipmill.ingest.change import Change
 from clipmill.ingest.change import change as changes
@@ -89,6 +89,8 @@ class _Ingest:
         return arrange.with_splits(arrange.selected(parts, self.options.where, profile))
 
     def _check_same(self, found: State) -> None:
+        if "features" in found.meta:
+            raise DataError(f"{self.out} holds features", "videos", "choose another --out")
         if found.meta and found.meta["profile"] != asdict(self.options.profile):
             raise DataError(
                 f"{self.out} was written with the profile {found.meta['profile']}",
@@ -320,11 +322,16 @@ def _warnings(outcome: Outcome) -> list[str]:
     crossed = sum(o.source.split != kept.source.split for o, kept in outcome.sides.duplicates)
     lost = outcome.counts()["quarantined"]
     parts = sum(len(faults) for name, faults in outcome.faults.items() if name in outcome.good)
+    taken = [(each.source.spans, each.facts) for each in outcome.sides.taken if each.source.spans]
+    over = sum(spans.beyond(each, facts["duration_seconds"]) for each, facts in taken)
+    crossing = sum(spans.overlapping(each) for each, _ in taken)
     told = [
         (unsplit, f"{unsplit} videos state no split: 80/10/10 by content within each class"),
         (crossed, f"{crossed} videos are in another split too: kept in test, val, train in turn"),
         (lost, f"{lost} videos were not taken: quarantine.parquet tells why"),
         (parts, f"{parts} parts of videos were not taken: quarantine.parquet tells why"),
+        (over, f"{over} spans reach beyond their videos: they are cut there, or left out"),
+        (crossing, f"{crossing} spans overlap others: a frame has the class that began last"),
     ]
     return [text for count, text in told if count > 0]
 

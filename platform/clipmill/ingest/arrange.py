@@ -46,7 +46,8 @@ class Part:
     measures: dict[str, Any] = field(default_factory=dict)
     near: str | None = None
     estimated_bytes: int = 0
-    making: tuple[int, bool] = (0, False)  # damage that is allowed, and whether all is decoded
+    # Damage that is allowed, whether all is decoded, what is kept beside, the class of the rest.
+    making: tuple[int | bool | str, ...] = (0, False)
 
     @property
     def whole(self) -> bool:
@@ -178,12 +179,19 @@ def parts_of(taken: Sequence[Examined], options: Options) -> list[Part]:
     return _with_near(parts) if "phash" in options.measures else parts
 
 
+def _making(options: Options) -> tuple[int | bool | str, ...]:
+    flow = ("flow",) if options.flow else ()
+    background = ("background", options.background) if options.background is not None else ()
+    return (options.max_corrupt_frames, options.check, *flow, *background)
+
+
 def _part(each: Examined, piece: Piece, options: Options) -> Part:
     return Part(
         each.source, each.stamp, each.sha256, piece.start_seconds, piece.end_seconds,
         piece.duration_seconds, each.facts, piece.measures,
-        estimated_bytes=_estimated_bytes(each, piece, options.profile),
-        making=(options.max_corrupt_frames, options.check),
+        estimated_bytes=_estimated_bytes(each, piece, options.profile)
+        + (_flow_bytes(each, piece, options.profile) if options.flow else 0),
+        making=_making(options),
     )  # fmt: skip
 
 
@@ -195,6 +203,12 @@ def _estimated_bytes(each: Examined, piece: Piece, profile: video.Profile) -> in
     height, width = video.scaled_size(*sides, min(profile.short_side, *sides))
     pixel_bytes = {"training": 0.04, "frames": 0.25, "raw": 3.0}[profile.name]
     return int(height * width * piece.duration_seconds * profile.rate * pixel_bytes) + 4096
+
+
+def _flow_bytes(each: Examined, piece: Piece, profile: video.Profile) -> int:
+    fps = each.facts["fps"] if profile.name == "keep" else profile.rate
+    frames, step = round(piece.duration_seconds * fps), video.flow_step(profile, fps)
+    return video.flow_bytes((each.facts["height"], each.facts["width"]), frames, step)
 
 
 def _with_near(parts: list[Part]) -> list[Part]:

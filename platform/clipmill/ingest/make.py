@@ -22,6 +22,7 @@ from clipmill.ingest import jailed
 from clipmill.ingest.arrange import IN_SIDECAR, Part
 from clipmill.ingest.examine import SURE_SECONDS, stage_of, told_of
 from clipmill.ingest.options import Options
+from clipmill.ingest.spans import in_frames
 
 COMPARED_BYTES = 1 << 20
 
@@ -70,7 +71,7 @@ def _make(part: Part, path: str, options: Options) -> Made:
     if told["corrupt_frames"] > options.max_corrupt_frames:
         reason = f"{told['corrupt_frames']} damaged frames; {'; '.join(told['faults'])}"
         return fault(part, "decode", reason), None
-    return _finished(part, told, data, blobs[1])
+    return _finished(part, told, data, {"idx": blobs[1], "flow": blobs[2]})
 
 
 def _unchanged(path: str, part: Part) -> bytes | shards.FilePart:
@@ -91,6 +92,8 @@ def _asked(part: Part, path: str, options: Options) -> dict[str, Any]:
         "path": path,
         "profile": asdict(options.profile),
         "check": options.check,
+        "flow": options.flow,
+        "background": options.background,
         "start_seconds": part.start_seconds,
         "end_seconds": part.end_seconds,
         "spans": [asdict(span) for span in part.source.spans],
@@ -99,7 +102,7 @@ def _asked(part: Part, path: str, options: Options) -> dict[str, Any]:
 
 
 def _finished(
-    part: Part, told: dict[str, Any], data: bytes | shards.FilePart, index: bytes
+    part: Part, told: dict[str, Any], data: bytes | shards.FilePart, beside: dict[str, bytes]
 ) -> Made:
     facts = {name: told[name] for name in (
         "duration_seconds", "frames", "frames_from", "fps", "width", "height", "has_audio",
@@ -109,7 +112,7 @@ def _finished(
     made = b"" if isinstance(data, shards.FilePart) else data
     sha256 = own.sha256 if own else hashlib.sha256(made).hexdigest()
     row = {**part.row, **facts, "sha256": sha256}
-    members = {"json": sidecar(row), **({"idx": index} if index else {})}
+    members = {"json": sidecar(row), **{name: blob for name, blob in beside.items() if blob}}
     if own:
         return row, shards.Record(part.key, members, {told["suffix"]: own})
     return row, shards.Record(part.key, {told["suffix"]: made, **members})
@@ -137,13 +140,14 @@ def copied(part: Part, old: dict[str, Any], folder: str) -> Made:
 
 
 def records(request: dict[str, Any]) -> jailed.Answer:
-    """Within the jail: make one record's video and index."""
+    """Within the jail: make one record's video, its index, and its flow if asked."""
     path, times = request["path"], (request["start_seconds"], request["end_seconds"])
     profile = video.Profile(**request["profile"])
     data, made = video.transcode(
         path, profile, start_seconds=times[0], end_seconds=times[1], check=request["check"]
     )
     index = video.index_of(data, made.source_times_seconds)
+    flow = _flow(data, index, made, profile) if request["flow"] else b""
     unchanged = profile.name == "keep" and _same(path, data)
     told = {
         **{name: getattr(made, name) for name in (
@@ -151,10 +155,17 @@ def records(request: dict[str, Any]) -> jailed.Answer:
             "suffix", "corrupt_frames", "faults",
         )},
         "unchanged": unchanged,
-        "spans": _spans(request["spans"], made.source_times_seconds),
+        "spans": in_frames(request["spans"], made.source_times_seconds, request["background"]),
         "boxes": _boxes(request["boxes"], made.source_times_seconds),
     }  # fmt: skip
-    return told, [b"" if unchanged else data, index.packed() if index else b""]
+    return told, [b"" if unchanged else data, index.packed() if index else b"", flow]
+
+
+def _flow(
+    data: bytes, index: video.PacketIndex | None, made: video.Transcoded, profile: video.Profile
+) -> bytes:
+    size, step = (made.height, made.width), video.flow_step(profile, made.fps)
+    return video.flow_member(data, index, size=size, frames=made.frames, step=step)
 
 
 def _same(path: str, data: bytes) -> bool:
@@ -163,17 +174,6 @@ def _same(path: str, data: bytes) -> bool:
     with open(path, "rb", buffering=0) as file:
         pieces = (data[at : at + COMPARED_BYTES] for at in range(0, len(data), COMPARED_BYTES))
         return all(file.read(COMPARED_BYTES) == piece for piece in pieces)
-
-
-def _spans(spans: list[dict[str, Any]], times: Any) -> list[dict[str, Any]]:
-    """Spans in seconds of the source as first and last frames of the record."""
-    told = []
-    for span in spans:
-        first = int(np.searchsorted(times, span["start_seconds"], "left"))
-        last = int(np.searchsorted(times, span["end_seconds"], "left")) - 1
-        if first <= last:
-            told.append({"label": span["label"], "first_frame": first, "last_frame": last})
-    return told
 
 
 def _boxes(boxes: list[dict[str, Any]], times: Any) -> list[dict[str, Any]]:

@@ -29,6 +29,8 @@ class Options:
     split_shots: bool = False
     max_corrupt_frames: int = 0
     check: bool = False  # decode all of what is kept as it is
+    flow: bool = False  # keep the flow beside each video, as a member
+    background: str | None = None  # class of the frames that no span covers
     memory_bytes: int = 4 << 30  # of a decoder
     seconds_a_second: float = 30.0  # of work for a second of video, at most
 
@@ -39,6 +41,8 @@ class Options:
             raise UsageError(f"records of {self.split_seconds} s", "0.5 s or more")
         if self.split_seconds is not None and self.split_shots:
             raise UsageError("--split-seconds and --split-shots", "one of the two")
+        if self.background is not None and not self.background.strip():
+            raise UsageError("a background without a name", "that of a class")
         if self.max_corrupt_frames < 0:
             raise UsageError(f"max_corrupt_frames={self.max_corrupt_frames}", "0 or more")
         if self.profile.name == "keep" and (self.split_seconds or self.split_shots):
@@ -49,9 +53,11 @@ class Options:
             )
 
     def plain(self) -> dict[str, Any]:
-        """What decides the dataset, as plain data."""
+        """What decides the dataset, as plain data; what is not asked for leaves no trace."""
         told = dataclasses.asdict(self)
-        return {k: v for k, v in told.items() if k not in ("memory_bytes", "seconds_a_second")}
+        limits = ("memory_bytes", "seconds_a_second")
+        unasked = [name for name in ("flow", "background") if not told[name]]
+        return {k: v for k, v in told.items() if k not in (*limits, *unasked)}
 
     def travelling(self) -> dict[str, Any]:
         """All of it as plain data, for other processes."""

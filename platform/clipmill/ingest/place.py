@@ -60,10 +60,10 @@ def remove_strays(folder: str, known: Container[str]) -> None:
 
 
 @contextlib.contextmanager
-def holding(out: str) -> Iterator[None]:
+def holding(out: str, what: str = "clipmill ingest") -> Iterator[None]:
     """Hold the folder; leave nothing half-written in it, and none that was made for nothing."""
     fresh = not storage.exists(out)
-    with storage.holding(out, "clipmill ingest"):
+    with storage.holding(out, what):
         storage.remove_parts(out)
         try:
             yield

@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from clipmill import catalog as catalogs
 from clipmill import shards, storage, video
 from clipmill.catalog import Catalog
@@ -52,14 +54,32 @@ def _catalog_faults(catalog: Catalog) -> list[str]:
 def _frame_faults(catalog: Catalog, row: dict[str, Any], deep: bool) -> Iterator[str]:
     numbers = range(row["frames"]) if deep else (0, row["frames"] - 1)
     try:
+        if row["suffix"] == catalogs.FEATURES:
+            yield from _feature_faults({"folder": catalog.folder, **row})
+            return
         data = catalog.read(row)
         for at in range(0, len(numbers), 64):  # some at a time: a film does not fit in memory
             video.decode_frames(data, list(numbers[at : at + 64]), short_side=32)
-        if any(member["suffix"] == "idx" for member in row["members"]):
+        suffixes, fresh = {member["suffix"] for member in row["members"]}, None
+        if "idx" in suffixes:
             told = catalog.read(row, "idx")
             fresh = video.index_of(data, video.unpacked(told).scan.seconds)
             older = told.startswith(b"clipmill index 1")  # which knows nothing of sound
             if fresh is None or (fresh.packed() != told and not older):
                 yield f"{row['shard']}: {row['key']}.idx is not the index of its video"
+        if "flow" in suffixes:
+            flow = catalog.read(row, "flow")
+            fault = video.flow_fault(flow, data, fresh, frames=row["frames"], deep=deep)
+            if fault:
+                yield f"{row['shard']}: {row['key']}.flow is not of its video: {fault}"
     except (DataError, VideoError) as error:
         yield f"{row['shard']}: {row['key']}: {error}"
+
+
+def _feature_faults(row: dict[str, Any]) -> Iterator[str]:
+    rows_TD, frames = catalogs.read_features(row)
+    where = f"{row['shard']}: {row['key']}"
+    if not np.isfinite(rows_TD).all():
+        yield f"{where} has features that are not finite"
+    if frames[0] < 0 or frames[-1] >= row["frames"]:
+        yield f"{where} has features of frame {frames[-1]}, of {row['frames']} frames"

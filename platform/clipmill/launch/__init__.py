@@ -20,9 +20,9 @@ from clipmill import recipe as recipes
 from clipmill.catalog import Catalog
 from clipmill.checkpoint import Keeper, State
 from clipmill.errors import ClipmillError, DataError, RunError
-from clipmill.launch import room, stop
+from clipmill.folder import Folder, committed_step, folder_of, read_metrics
+from clipmill.launch import begin, lesson, room, stop
 from clipmill.launch.fit import fit
-from clipmill.launch.folder import Folder, committed_step, folder_of, read_metrics
 from clipmill.launch.mirror import Progress, mirrored
 from clipmill.launch.stop import Stopped
 from clipmill.launch.tracked import Ending, Tracked, ending_of
@@ -61,12 +61,15 @@ def run(
         return send_untold(home)
     catalog = plans.catalog_of(given.data)
     plan = plans.make(given, "train", catalog)  # refuse what cannot work before anything is written
+    lesson.check(given, plan.plugin)
+    given = lesson.with_steps(given, plan)
     _check_new(given, home)
     with storage.holding(home.path, f"clipmill train {given.run.name}"):
         _check_new(given, home)
         changes = _check_same(given, plan, catalog, home, allow_changed_data)
         told = {"recipe": given.plain(), "identity": given.identity(), "data_changes": changes}
         storage.put_json(home.recipe, told)
+        begun = begin.gather(given, home, catalog.classes)
         stop.forget(home.path)
         tracked = Tracked(given, home, overrides=overrides, parent=parent)
         tracked.begin(catalog)
@@ -78,7 +81,7 @@ def run(
             ):
                 _trained(given, home, plan, address)
             result = _finished(given, home, catalog, tracked, progress)
-    return {**result, "seconds": time.monotonic() - started}
+    return {**result, **begun, "seconds": time.monotonic() - started}
 
 
 def send_untold(home: Folder) -> dict[str, Any]:

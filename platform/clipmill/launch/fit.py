@@ -15,7 +15,7 @@ import torch.distributed
 
 from clipmill import storage
 from clipmill.errors import ClipmillError, RunError, StorageError
-from clipmill.launch.folder import Folder, add_lines, committed_step
+from clipmill.folder import Folder, add_lines, committed_step
 from clipmill.launch.worker import work
 from clipmill.recipe import Recipe
 

@@ -1,13 +1,13 @@
 """Brings a run's committed metrics to MLflow, and its progress to whoever watches."""
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from clipmill import storage
-from clipmill.launch.folder import Tail, committed_step
+from clipmill.folder import Tail, committed_step
 from clipmill.launch.tracked import Tracked
+from clipmill.watch import watching
 
 Progress = Callable[[str, int, int, dict[str, float]], None]  # what, done, total, figures
 
@@ -17,7 +17,6 @@ LOOK_SECONDS = 0.5
 @contextlib.contextmanager
 def mirrored(tracked: Tracked, steps: int, progress: Progress | None) -> Iterator[None]:
     """Beside the training, tell its progress and bring committed metrics to MLflow."""
-    over = threading.Event()
     mirror = Mirror(tracked)
 
     def look(*, last: bool = False) -> None:
@@ -25,18 +24,11 @@ def mirrored(tracked: Tracked, steps: int, progress: Progress | None) -> Iterato
         if mirror.newest and progress:
             progress("training", mirror.newest["step"], steps, mirror.newest)
 
-    def watch() -> None:
-        tracked.begin_beside()
-        while not over.wait(LOOK_SECONDS):
-            look()
-
-    watcher = threading.Thread(target=watch, name="clipmill-mirror", daemon=True)
-    watcher.start()
+    first = tracked.begin_beside
     try:
-        yield
+        with watching(look, every_seconds=LOOK_SECONDS, name="mirror", first=first):
+            yield
     finally:
-        over.set()
-        watcher.join()
         look(last=True)
 
 

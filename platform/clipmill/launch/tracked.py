@@ -15,7 +15,7 @@ from typing import Any
 from clipmill import storage, track
 from clipmill.catalog import Catalog
 from clipmill.errors import RegistryError
-from clipmill.launch.folder import Folder
+from clipmill.folder import Folder
 from clipmill.recipe import Recipe
 from clipmill.track.store import PATIENCE, AwayError
 

@@ -3,8 +3,9 @@
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,13 +14,14 @@ import torch.distributed
 from clipmill import checkpoint, feed, infer, recipe, storage, train
 from clipmill import plan as plans
 from clipmill.checkpoint import Keeper, Saved, State
-from clipmill.launch.folder import (
+from clipmill.folder import (
     Folder,
     add_lines,
     cut_bad_clips,
     cut_metrics,
     read_metrics,
 )
+from clipmill.launch import begin, lesson
 from clipmill.launch.judge import Judge, Verdict, patience_of
 from clipmill.launch.stop import Agreement
 from clipmill.plan import Plan
@@ -85,14 +87,22 @@ class Worker:
         asked, device = self.given.train, self.loop.device
         torch.manual_seed(asked.seed)
         again = self.keeper.last() is not None
+        lesson.check(self.given, self.plan.plugin)
+        module = infer.build(self.plan.plugin, classes, restored=again)
+        lesson.check_weights(self.plan.plugin, module)
+        if not again:
+            begin.load(self.home, module)
         self.model = train.arranged(
-            infer.build(self.plan.plugin, classes, restored=again).to(device),
+            module.to(device),
             channels_last=asked.channels_last,
             remat=asked.remat,
             compiled=asked.compile_,
         )
-        self.called = train.spread(self.model, asked.parallel, self.world, device)
-        self.optimizer = self.plan.plugin.optimizer(self.model)
+        if self.plan.plugin.by_gradient:
+            self.called = train.spread(self.model, asked.parallel, self.world, device)
+            self.optimizer = self.plan.plugin.optimizer(self.model)
+        else:
+            self.called, self.optimizer = self.model, lesson.no_optimizer()
         self.average = train.Average(self.model, asked.ema) if asked.ema else None
 
     def run(self) -> None:
@@ -101,10 +111,15 @@ class Worker:
         done = state.step if state else 0
         if (state and state.ended) or done >= self.given.train.steps:
             return self.agreement.close()
-        share = feed.Share(done, self.given.train.steps, self.rank, self.world)
-        self.feed = feed.batches(self.plan, share, self.given.feed, self.transport)
+        if self.plan.plugin.by_gradient:
+            share = feed.Share(done, self.given.train.steps, self.rank, self.world)
+            self.feed = feed.batches(self.plan, share, self.given.feed, self.transport)
+            learn: Callable[[], None] = partial(self._steps, done)
+        else:
+            self.feed = lesson.an_epoch(self.plan, self.given, self.transport)
+            learn = self._only_fit
         try:
-            self._steps(done)
+            learn()
         finally:
             self.feed.close()
             self.keeper.wait()  # nobody may find a checkpoint half-written after this run
@@ -128,9 +143,37 @@ class Worker:
             if self._after(step):
                 return
 
+    def _only_fit(self) -> None:
+        """Learn without gradients: all batches of the run are one lesson, and one commit."""
+        taught = lesson.Lesson(self.feed, self.loop, self.home.path, self._tell)
+        if not taught.teach(self.plan.plugin, self.model):
+            return
+        steps = self.given.train.steps
+        self.pending = taught.digests
+        verdict = self._verdict() if self.judge else None
+        row = {"step": steps, "time": time.time(), **taught.figures(self.model)}
+        add_lines(self.home.metrics, [row | _told(verdict)])
+        self._commit(steps, verdict)
+
+    def _fit(self) -> bool:
+        """Learn, after the last step, what gradients could not, from an epoch of the plan."""
+        with lesson.an_epoch(self.plan, self.given, self.transport) as batches:
+            taught = lesson.Lesson(batches, self.loop, self.home.path)
+            is_done = taught.teach(self.plan.plugin, self.model)
+        lesson.agree(self.model, self.world)
+        return is_done
+
+    def _tell(self, done: int) -> None:
+        """Log how far a lesson has come; its end is logged with what was learnt."""
+        if done % self.given.train.log_every == 0 and done < self.given.train.steps:
+            row = {"step": done, "time": time.time(), **self._feed_figures()}
+            add_lines(self.home.metrics, [row])
+
     def _after(self, step: train.Step) -> bool:
         """Log, validate and commit what is due after a step; tell whether it was the last."""
         asked, number = self.given.train, step.number
+        if number == asked.steps and lesson.is_due(self.plan.plugin) and not self._fit():
+            return True  # told to stop: what was learnt is of no use without the last lesson
         told_to_stop = self.agreement.asked()
         validates = asked.validate_every is not None and self._due(number, asked.validate_every)
         commits = validates or told_to_stop or self._due(number, asked.checkpoint_every)
@@ -208,14 +251,14 @@ class Worker:
             "time": time.time(),
             **metrics,
             "learning_rate": step.learning_rate,
-            "wait_share": step.wait_seconds / (step.wait_seconds + step.compute_seconds),
-            "takes_per_second": self.loop.batch / (step.wait_seconds + step.compute_seconds),
+            "wait_share": step.wait_seconds / step.seconds,
+            "copy_share": step.copy_seconds / step.seconds,
+            "compute_share": step.compute_seconds / step.seconds,
+            "takes_per_second": self.loop.batch / step.seconds,
             **({"skipped": float(self.guard.skipped)} if self.guard.is_asked else {}),
             **self._feed_figures(),
         }
-        for name, value in verdict.metrics.items() if verdict else ():
-            row[f"val_{name}"] = value
-        add_lines(self.home.metrics, [row])
+        add_lines(self.home.metrics, [row | _told(verdict)])
 
     def _feed_figures(self) -> dict[str, float]:
         told = self._figures().plain()
@@ -267,3 +310,8 @@ class Worker:
         for row in rows:
             if self.bad[row["epoch"]] > most:
                 raise feed.too_many_bad(self.bad[row["epoch"]], most, row["reason"])
+
+
+def _told(verdict: Verdict | None) -> dict[str, float]:
+    """What a validation found, as a line of metrics has it."""
+    return {f"val_{name}": value for name, value in verdict.metrics.items()} if verdict else {}

@@ -4,6 +4,7 @@ A take's place in a run is one integer; ranks, resume, dry runs and the feed's r
 slices of the plan. Knows neither how takes are decoded nor who trains on them.
 """
 
+from clipmill.plan.cost import Cost, cost
 from clipmill.plan.epochs import Plan
 from clipmill.plan.lot import Lot
 from clipmill.plan.making import catalog_of, check_batch, check_ranks, make, splits, warnings
@@ -11,12 +12,14 @@ from clipmill.plan.table import dump, rank_slice, ranks, tables
 from clipmill.plan.visits import Sampling
 
 __all__ = [
+    "Cost",
     "Lot",
     "Plan",
     "Sampling",
     "catalog_of",
     "check_batch",
     "check_ranks",
+    "cost",
     "dump",
     "make",
     "rank_slice",

@@ -50,6 +50,7 @@ def make(recipe: Recipe, stage: Stage, catalog: Catalog | None = None) -> Plan:
             "at least one",
             f"it has the splits {splits(whole)}",
         )
+    check_rates(part)
     train = recipe.train
     sampling = _sampling(recipe.data, part) if stage == "train" else Sampling()
     window = recipe.data.window
@@ -83,6 +84,20 @@ def _sampling(data: Data, catalog: Catalog) -> Sampling:
 def splits(catalog: Catalog) -> dict[str, int]:
     """Records by split."""
     return {str(name): count for name, count in catalog.counts("split").items()}
+
+
+def check_rates(catalog: Catalog) -> None:
+    """Refuse records of which no time can be told: by their frame rates spans are as long as asked."""
+    fps = catalog.column("fps").astype(float)
+    odd = np.flatnonzero(~(np.isfinite(fps) & (fps > 0)))
+    if len(odd):
+        key = catalog.keys.picked(odd[:1])[0]
+        raise PlanError(
+            f"{len(odd)} of {len(catalog)} records of {catalog.folder} have no frame rate, such as"
+            f" {key} with fps {fps[odd[0]]:g}",
+            "a number of frames a second that is above 0",
+            "ingest them again, or leave them out with data.where='fps > 0'",
+        )
 
 
 def check_batch(plan: Plan) -> None:

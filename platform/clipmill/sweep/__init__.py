@@ -1,7 +1,7 @@
 """Many trials of one recipe: choices and ranges for some keys, the best by validation.
 
 Each trial is an ordinary run beside the others, in MLflow a child of the sweep's own run. The
-same command goes on with a broken sweep. Trials run one after another.
+same command goes on with a broken sweep. Trials run one after another, or side by side on Ray.
 """
 
 from clipmill.sweep.asked import Sweep, Trial, read

@@ -44,6 +44,7 @@ class Settings(BaseModel):
     higher_is_better: bool | None = Field(None, description="null is as the plugin has it")
     seed: int = Field(0, ge=0, description="of the drawn values")
     halving: Halving | None = Field(None, description="stop early: {eta, first_steps}")
+    parallel: int = Field(1, ge=1, description="trials side by side, each in a process of its own")
     space: dict[str, Any] = Field({}, description="choices and ranges by dotted key")
 
 
@@ -72,6 +73,7 @@ class Sweep:
     metric: str  # its name among a run's metrics
     higher_is_better: bool
     validate_every: int | None  # as the recipe has it: trials validate at each rung
+    parallel: int = 1  # decides nothing of what is learned
 
 
 def read(
@@ -98,6 +100,7 @@ def read(
         metric,
         higher,
         base.train.validate_every,
+        settings.parallel,
     )
 
 

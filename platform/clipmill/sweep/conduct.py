@@ -1,27 +1,21 @@
-"""Trains the trials of a sweep one after another, and lets the best go on at each rung.
+"""Trains the trials of a sweep rung by rung, one after another or side by side.
 
-A trial is an ordinary run: it is stopped after a rung as a signal would stop it, and goes on
-from its own commit, so that any schedule is exact. Knows nothing of how a run is trained.
+The best go on at each rung. Knows nothing of how a run is trained.
 """
 
 import contextlib
-import math
-import threading
 from collections.abc import Iterator, Sequence
 
-from clipmill import cluster, launch, storage
+from clipmill import cluster, storage
 from clipmill import plan as plans
 from clipmill.catalog import Catalog
-from clipmill.errors import PlanError, PluginError, RecipeError, RunError
-from clipmill.launch import Folder, folder_of, read_metrics, stop
-from clipmill.launch.folder import Tail
+from clipmill.errors import PlanError, RunError
+from clipmill.folder import Folder, folder_of
 from clipmill.launch.mirror import Progress
-from clipmill.sweep import halving, ledger, told
+from clipmill.sweep import beside, halving, ledger, told
 from clipmill.sweep.asked import Sweep, Trial
 from clipmill.sweep.ledger import Ledger, Row
-
-LOOK_SECONDS = 0.02
-NO_RUN = (RunError, PluginError, RuntimeError)  # the last is what torch raises, as for memory
+from clipmill.sweep.trial import Outcome, Turn, taken
 
 
 def run(
@@ -40,7 +34,7 @@ def run(
         notes = ledger.opened(sweep, home.path, str(catalog.meta["digest"]))
         notes.keep()
         parent = told.Parent(sweep, notes, catalog, overrides)
-        with parent.open(), _session(sweep, notes, address):
+        with _session(sweep, notes, catalog, address), parent.open():
             living = _trained(sweep, notes, parent, address, progress)
             best = _best(sweep, notes, living)
             storage.put(storage.join(home.path, told.BEST), told.best_recipe(sweep, best))
@@ -68,13 +62,21 @@ def _check_videos(sweep: Sweep, catalog: Catalog) -> None:
 
 
 @contextlib.contextmanager
-def _session(sweep: Sweep, notes: Ledger, address: str | None) -> Iterator[None]:
+def _session(sweep: Sweep, notes: Ledger, catalog: Catalog, address: str | None) -> Iterator[None]:
     """One Ray for all trials, if any needs it: each would start its own."""
-    needed = any(
-        trial.given.train.workers and notes.trials[trial.name]["state"] in ("waiting", "going")
+    due = [
+        trial.given
         for trial in sweep.trials
-    )
-    with cluster.session(address, dashboard=True) if needed else contextlib.nullcontext():
+        if notes.trials[trial.name]["state"] in ("waiting", "going")
+    ]
+    on_ray = [given for given in due if given.train.workers]
+    count = min(sweep.parallel, len(due))
+    if not on_ray and count < 2:
+        yield
+        return
+    with cluster.session(address, dashboard=bool(on_ray)):
+        if count > 1:
+            beside.check_room(max(due, key=lambda given: given.train.workers), catalog, count)
         yield
 
 
@@ -84,12 +86,17 @@ def _trained(
 ) -> list[Trial]:  # fmt: skip
     """Train rung by rung; give the trials that came to the last."""
     living, done = list(sweep.trials), 0
+    of_name = {trial.name: trial for trial in living}
     for steps in sweep.rungs:
-        for trial in living:
-            row = notes.trials[trial.name]
-            if row["state"] != "failed" and str(steps) not in row["scores"]:
-                _try(sweep, notes, trial, steps, parent.run_id, address, progress)
-                parent.tell(trial)
+        rows = (notes.trials[trial.name] for trial in living)
+        scored = {r["name"] for r in rows if r["state"] == "failed" or str(steps) in r["scores"]}
+        turns = [
+            _turn(sweep, each, steps, parent.run_id) for each in living if each.name not in scored
+        ]
+        done += len(scored)
+        for turn, outcome in _outcomes(sweep, notes, turns, address, progress):
+            _note(notes, turn, outcome)
+            parent.tell(of_name[turn.name])
             done += 1
             if progress:
                 progress("sweep", done, _count(sweep), {})
@@ -106,94 +113,36 @@ def _count(sweep: Sweep) -> int:
     return count
 
 
-def _try(
-    sweep: Sweep, notes: Ledger, trial: Trial, steps: int, parent: str | None,
-    address: str | None, progress: Progress | None,
-) -> None:  # fmt: skip
-    """Train one trial to a rung and write down its score, or why it has none."""
-    notes.note(trial.name, state="going")
-    try:
-        last = steps == sweep.rungs[-1]
-        _to_rung(sweep, trial, None if last else steps, parent, address, progress)
-        score = _score(sweep, trial, steps)
-        if not math.isfinite(score):
-            raise RunError(f"its {sweep.metric} is {score}", "a number")
-    except NO_RUN as error:
-        reason = str(error) if isinstance(error, RunError | PluginError) else repr(error)
-        notes.note(trial.name, state="failed", error=reason)
+def _turn(sweep: Sweep, trial: Trial, steps: int, parent: str | None) -> Turn:
+    is_last = steps == sweep.rungs[-1]
+    return Turn(trial.given.anchored(), trial.overrides, steps, is_last, sweep.metric, parent)
+
+
+def _outcomes(
+    sweep: Sweep, notes: Ledger, turns: Sequence[Turn], address: str | None,
+    progress: Progress | None,
+) -> Iterator[tuple[Turn, Outcome]]:  # fmt: skip
+    """Take all turns of a rung; each is written down as going when it begins."""
+
+    def began(turn: Turn) -> None:
+        notes.note(turn.name, state="going")
+
+    if sweep.parallel > 1 and len(turns) > 1:
+        yield from beside.outcomes(turns, sweep.parallel, notes.folder, began, progress)
         return
-    scores = {**notes.trials[trial.name]["scores"], str(steps): score}
-    state: ledger.State = "finished" if last else "going"
-    notes.note(trial.name, state=state, steps=steps, score=score, scores=scores)
+    for turn in turns:
+        began(turn)
+        yield turn, taken(turn, address=address, progress=progress)
 
 
-def _to_rung(
-    sweep: Sweep, trial: Trial, steps: int | None, parent: str | None,
-    address: str | None, progress: Progress | None,
-) -> None:  # fmt: skip
-    """Train until a rung has been validated, or to the end; what has been done is not done again."""
-    home = folder_of(trial.given)
-    if storage.exists(home.result) or (steps and _row_at(home, steps)):
+def _note(notes: Ledger, turn: Turn, outcome: Outcome) -> None:
+    """Write down a trial's score, or why it has none."""
+    if outcome.error is not None:
+        notes.note(turn.name, state="failed", error=outcome.error)
         return
-
-    def tell(what: str, done: int, total: int, figures: dict[str, float]) -> None:
-        if progress:
-            progress(trial.name if what == "training" else what, done, total, figures)
-
-    with _stopped_at(home, steps) as was_ours:
-        try:
-            launch.run(
-                trial.given, address=address, progress=tell, overrides=trial.overrides,
-                parent=parent,
-            )  # fmt: skip
-        except launch.Stopped:
-            if not was_ours.is_set():
-                raise
-
-
-@contextlib.contextmanager
-def _stopped_at(home: Folder, steps: int | None) -> Iterator[threading.Event]:
-    """While it lasts, a run that comes to a step is asked to stop; tell whether it was.
-
-    It may go on for some steps until it hears. They are kept, and change no score: that is of the
-    validation at the very step.
-    """
-    over, ours, tail = threading.Event(), threading.Event(), Tail(home.metrics)
-
-    def watch(asked: int) -> None:
-        while not over.wait(LOOK_SECONDS):
-            if any(row["step"] >= asked for row in tail.read()[0]):
-                ours.set()
-                return stop.ask(home.path)
-
-    watcher = threading.Thread(target=watch, args=(steps,), name="clipmill-rung", daemon=True)
-    if steps is not None:
-        watcher.start()
-    try:
-        yield ours
-    finally:
-        over.set()
-        if steps is not None:
-            watcher.join()
-            stop.forget(home.path)
-
-
-def _row_at(home: Folder, steps: int) -> Row | None:
-    """What was logged at a rung, once it has been trained and validated."""
-    rows = [row for row in read_metrics(home.metrics) if row["step"] == steps]
-    return rows[-1] if rows else None
-
-
-def _score(sweep: Sweep, trial: Trial, steps: int) -> float:
-    """The metric at a rung; that of its model where the run has ended for good."""
-    home = folder_of(trial.given)
-    row = _row_at(home, steps) if steps != sweep.rungs[-1] else None
-    if row is None:
-        result: Row = storage.read_json(home.result)
-        row = result["metrics"]
-    if sweep.metric not in row:
-        raise RecipeError(f"sweep.metric is {sweep.metric!r}", f"one of {', '.join(row)}")
-    return float(row[sweep.metric])
+    scores = {**notes.trials[turn.name]["scores"], str(turn.steps): outcome.score}
+    state: ledger.State = "finished" if turn.is_last else "going"
+    notes.note(turn.name, state=state, steps=turn.steps, score=outcome.score, scores=scores)
 
 
 def _chosen(sweep: Sweep, notes: Ledger, living: list[Trial], steps: int) -> list[Trial]:

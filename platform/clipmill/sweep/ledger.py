@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 from clipmill import storage
 from clipmill.errors import RunError
+from clipmill.folder import SWEEP
 from clipmill.sweep.asked import Sweep
-
-FILE = "sweep.json"
 
 Row = dict[str, Any]
 State = Literal["waiting", "going", "stopped", "failed", "finished"]
@@ -29,7 +28,7 @@ class Ledger:
     @property
     def path(self) -> str:
         """The file."""
-        return storage.join(self.folder, FILE)
+        return storage.join(self.folder, SWEEP)
 
     def keep(self) -> None:
         """Write it down."""

@@ -14,7 +14,7 @@ import yaml
 from clipmill import storage, track
 from clipmill.catalog import Catalog
 from clipmill.errors import RegistryError
-from clipmill.launch import folder_of
+from clipmill.folder import folder_of
 from clipmill.sweep.asked import Sweep, Trial, overrides_of
 from clipmill.sweep.ledger import Ledger, Row
 from clipmill.track.runs import PARENT

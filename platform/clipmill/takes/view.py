@@ -3,13 +3,14 @@
 Values only; knows neither takes nor how anything is decoded.
 """
 
+from math import isfinite
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-Stream = Literal["rgb", "flow", "audio", "mask"]
+Stream = Literal["rgb", "flow", "audio", "mask", "features"]
 Augmentation = Literal[
     "crop", "resized_crop", "flip", "color", "grey", "blur", "erase", "mixup", "cutmix",
     "reverse", "jitter",
@@ -38,12 +39,23 @@ class View(BaseModel):
         (0.75, 1.3333), description="width by height of what `resized_crop` keeps, from and to"
     )
     audio_rate: int = Field(16_000, ge=1000, description="sound samples a second")
+    features: int = Field(512, ge=1, description="numbers in each row of the stream `features`")
 
     @model_validator(mode="after")
     def _fits(self) -> "View":
         if self.resize < self.size:
             raise ValueError(f"resize {self.resize} of at least size {self.size}")
         return self
+
+    @field_validator("crop_area", "crop_aspect")
+    @classmethod
+    def _rises(cls, told: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
+        most = 1.0 if info.field_name == "crop_area" else float("inf")
+        low, high = told
+        if not (0 < low <= high <= most and isfinite(high)):
+            upper = " and at most 1" if isfinite(most) else ""
+            raise ValueError(f"from {low:g} to {high:g}: two rising numbers above 0{upper}")
+        return told
 
     def span_frames(self, fps: NDArray[np.float64]) -> NDArray[np.int64]:
         """How many frames of a record, at its own rate, lie from the first to the last seen."""

@@ -6,7 +6,6 @@ neither how it trains nor what a batch looks like.
 
 import contextlib
 import json
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from clipmill.recipe import Recipe
 from clipmill.track.machine import Machine, row
 from clipmill.track.outbox import PICTURES, SURROUNDINGS, SYSTEM, Outbox, rows_of
 from clipmill.track.surroundings import surroundings
+from clipmill.watch import watching
 
 SAMPLE_SECONDS = 10.0
 SAMPLES = "samples.jpg"  # takes as the model sees them
@@ -28,20 +28,15 @@ def accompanied(
     seconds: float = SAMPLE_SECONDS,
 ) -> Iterator[None]:  # fmt: skip
     """While a run lasts, keep and send what is known beside its own metrics."""
-    over, companion = threading.Event(), Companion(recipe, folder, draw)
+    companion = Companion(recipe, folder, draw)
 
-    def stay() -> None:
+    def start() -> None:
         companion.start(overrides)
-        while not over.wait(seconds):
-            companion.look()
 
-    thread = threading.Thread(target=stay, name="clipmill-companion", daemon=True)
-    thread.start()
     try:
-        yield
+        with watching(companion.look, every_seconds=seconds, name="companion", first=start):
+            yield
     finally:
-        over.set()
-        thread.join()
         companion.look()
 
 

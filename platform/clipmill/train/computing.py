@@ -6,8 +6,9 @@ nothing of batches and steps.
 
 import contextlib
 import functools
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from clipmill.errors import RunError
 
+POOLS = (torch.nn.MaxPool2d, torch.nn.MaxPool3d, torch.nn.AvgPool2d, torch.nn.AvgPool3d)
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -42,11 +44,63 @@ def arranged(
             if weight.ndim in FORMATS:
                 weight.data = weight.data.contiguous(memory_format=FORMATS[weight.ndim])
     if remat:  # and compiled one by one: what is recomputed must stay apart
-        for block in blocks(module):
-            block.forward = _recomputed(block, compiled)
+        _recompute(module, compiled)
     elif compiled:
         module.compile()
     return module
+
+
+def _recompute(module: torch.nn.Module, compiled: bool) -> None:
+    """Let each block be computed again in the backward pass; without blocks the stages of sequences."""
+    flat = [] if _found_blocks(module) else _flat_sequences(module)
+    if not flat:
+        for block in blocks(module):
+            block.forward = _recomputed(block, compiled)
+    for sequence in flat:
+        first, *rest = _stages(sequence)
+        # Made of the same layers, which keep their names; what comes before the first layer with
+        # weights may change its input in place, and is not done twice.
+        again = [_recomputed(torch.nn.Sequential(*stage), compiled) for stage in rest]
+        sequence.forward = functools.partial(  # type: ignore[method-assign]
+            _in_turn, [*first, *again]
+        )
+
+
+def _in_turn(steps: Sequence[Callable[..., Any]], x: Any) -> Any:
+    for step in steps:
+        x = step(x)
+    return x
+
+
+def _stages(sequence: torch.nn.Sequential) -> list[list[torch.nn.Module]]:
+    """What comes before its first layer that mixes channels, then some such layers at a time.
+
+    A stage begins with one, and ends where pictures get smaller or at the root of their number:
+    what stages hand on and what one of them holds are then both little (Chen et al., 2016).
+    """
+    most = math.ceil(math.sqrt(sum(map(_mixes, sequence))))
+    stages: list[list[torch.nn.Module]] = [[]]
+    room = 0  # for more of them in the stage at hand
+    for layer in sequence:
+        if _mixes(layer):
+            if not room:
+                stages.append([])
+                room = most
+            room -= 1
+        stages[-1].append(layer)
+        if isinstance(layer, POOLS):
+            room = 0
+    return stages
+
+
+def _mixes(layer: torch.nn.Module) -> bool:
+    return any(weight.ndim > 1 for weight in layer.parameters(recurse=False))
+
+
+def _flat_sequences(module: torch.nn.Module) -> list[torch.nn.Sequential]:
+    """The outermost sequences of single layers, as plain convolutional networks have them."""
+    sequences = [each for each in _sequences(module) if isinstance(each, torch.nn.Sequential)]
+    return [each for each in sequences if sum(map(_mixes, each)) > 1]
 
 
 def _recomputed(block: torch.nn.Module, compiled: bool) -> Callable[..., Any]:
@@ -76,10 +130,7 @@ def blocks(module: torch.nn.Module) -> list[torch.nn.Module]:
     What the module names in an attribute `blocks`; else what stands in its outermost lists and
     sequences and has at least two layers itself: the blocks of a ResNet or a transformer.
     """
-    named = getattr(module, "blocks", None)
-    if isinstance(named, tuple | list) and all(isinstance(name, str) for name in named):
-        return [module.get_submodule(name) for name in named]
-    found = [block for block in _in_sequences(module) if _layers(block) > 1]
+    found = _found_blocks(module)
     if not found:
         raise RunError(
             f"{type(module).__name__} has no blocks",
@@ -89,12 +140,20 @@ def blocks(module: torch.nn.Module) -> list[torch.nn.Module]:
     return found
 
 
-def _in_sequences(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
+def _found_blocks(module: torch.nn.Module) -> list[torch.nn.Module]:
+    named = getattr(module, "blocks", None)
+    if isinstance(named, tuple | list) and all(isinstance(name, str) for name in named):
+        return [module.get_submodule(name) for name in named]
+    return [block for each in _sequences(module) for block in each if _layers(block) > 1]
+
+
+def _sequences(module: torch.nn.Module) -> Iterator[torch.nn.Sequential | torch.nn.ModuleList]:
+    """The outermost lists and sequences."""
     for child in module.children():
         if isinstance(child, torch.nn.Sequential | torch.nn.ModuleList):
-            yield from child
+            yield child
         else:
-            yield from _in_sequences(child)
+            yield from _sequences(child)
 
 
 def _layers(module: torch.nn.Module) -> int:

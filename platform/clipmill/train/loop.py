@@ -65,6 +65,7 @@ class Step:
     wait_seconds: float  # for the next batch
     copy_seconds: float  # to the device, and preparing it there; beside the step where it can be
     compute_seconds: float
+    seconds: float  # all of it, from asking for the batch on
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def steps(
         copied = times.copy_seconds + times.prepare_seconds
         copied -= before.copy_seconds + before.prepare_seconds
         before, over = replace(times), time.perf_counter()
-        yield Step(number, metrics, digests, rate, waited, copied, over - came)
+        yield Step(number, metrics, digests, rate, waited, copied, over - came, over - asked)
         asked = time.perf_counter()
 
 

@@ -8,12 +8,13 @@ from clipmill.video.audio import decode_audio
 from clipmill.video.facts import VideoInfo, grid_frames, probe
 from clipmill.video.index import PacketIndex, index_of, unpacked
 from clipmill.video.indexed import decode_indexed
+from clipmill.video.kept_flow import FlowMember, flow_bytes, flow_fault, flow_member, flow_step
 from clipmill.video.motion import FLOW_STEPS_A_PIXEL, flow, motion_mask
 from clipmill.video.profile import PROFILES, Profile, Transcoded
 from clipmill.video.read import decode_frames
 from clipmill.video.record import transcode
 from clipmill.video.rgb import scaled_size
-from clipmill.video.sound import decode_audio_indexed, sound_of
+from clipmill.video.sound import decode_audio_indexed, has_sound, sound_of
 from clipmill.video.source import Source
 from clipmill.video.spectrum import log_mel
 from clipmill.video.survey import Survey, survey
@@ -22,6 +23,7 @@ from clipmill.video.write import encode
 __all__ = [
     "FLOW_STEPS_A_PIXEL",
     "PROFILES",
+    "FlowMember",
     "PacketIndex",
     "Profile",
     "Source",
@@ -34,7 +36,12 @@ __all__ = [
     "decode_indexed",
     "encode",
     "flow",
+    "flow_bytes",
+    "flow_fault",
+    "flow_member",
+    "flow_step",
     "grid_frames",
+    "has_sound",
     "index_of",
     "log_mel",
     "motion_mask",

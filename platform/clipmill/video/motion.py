@@ -26,9 +26,32 @@ def flow(frames: Pixels) -> npt.NDArray[np.int8]:
 
     In eighths of a pixel, rounded; what goes further than 127 of them is cut to that.
     """
-    vectors = _flows(_greys(frames))
-    scaled = np.rint(vectors * FLOW_STEPS_A_PIXEL)
-    return np.clip(scaled, -127, 127, out=scaled).astype(np.int8)
+    return in_steps(flow_vectors(frames))
+
+
+def flow_vectors(frames: Pixels) -> Vectors:
+    """Give the same as it is found: float32 [T-1, H, W, 2], in pixels."""
+    return _flows(_greys(frames))
+
+
+def in_steps(vectors: Vectors) -> npt.NDArray[np.int8]:
+    """Pixels in eighths, as they are stored."""
+    return rounded(vectors * FLOW_STEPS_A_PIXEL)
+
+
+def rounded(steps: Vectors) -> npt.NDArray[np.int8]:
+    """Numbers as bytes, those that are too far cut."""
+    whole = np.rint(steps)
+    return np.clip(whole, -127, 127, out=whole).astype(np.int8)
+
+
+def resized(vectors: Vectors, height: int, width: int) -> Vectors:
+    """A field with as many rows and columns as asked; the numbers in it keep their unit."""
+    cv2 = _cv2()
+    smaller = height < vectors.shape[0]
+    way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    made: Vectors = cv2.resize(vectors, (width, height), interpolation=way)
+    return made
 
 
 def motion_mask(frames: Pixels, *, least_pixels: float = 1.0) -> Pixels:

@@ -23,9 +23,15 @@ from clipmill.video.audio import (
 )
 from clipmill.video.index import PacketIndex, SoundIndex
 from clipmill.video.indexed import ReadRange
-from clipmill.video.source import Faults, Source, refuse_lack_of_memory
+from clipmill.video.source import Faults, Source, opened, refuse_lack_of_memory
 
 RUN_ON_SECONDS = 0.1  # read after a span, for the filter that changes the rate of samples
+
+
+def has_sound(source: Source) -> bool:
+    """Tell whether a video has a sound track, whatever is to be heard on it."""
+    with opened(source) as video:
+        return video.sound is not None
 
 
 def sound_of(

@@ -6,7 +6,8 @@ write videos, nothing of shards or models.
 
 from clipmill.worlds.digits import Handwriting, handwriting
 from clipmill.worlds.folder import make
-from clipmill.worlds.kinds import DIFFICULTIES, WORLDS, Difficulty, Scene, World
+from clipmill.worlds.kinds import WORLDS
+from clipmill.worlds.scene import DIFFICULTIES, Difficulty, Scene, World
 
 __all__ = [
     "DIFFICULTIES",

@@ -25,7 +25,8 @@ from clipmill.errors import SourceError, StorageError, UsageError
 from clipmill.video import encode
 from clipmill.worlds.digits import SPLITS, Handwriting, handwriting
 from clipmill.worlds.draw import AUDIO_RATE
-from clipmill.worlds.kinds import DIFFICULTIES, FPS, FRAMES, WORLDS, Attributes, Scene, World
+from clipmill.worlds.kinds import WORLDS
+from clipmill.worlds.scene import DIFFICULTIES, FPS, Attributes, Scene, World
 
 Progress = Callable[[int, int], None]
 
@@ -64,7 +65,7 @@ class Planned:
 
     def row(self, world: World, attributes: Attributes) -> dict[str, str | int | float]:
         """Give its row of the table."""
-        label = world.classes[self.label] if world.classes else ""
+        label = world.classes[self.label] if has_class(world) else ""
         return {"path": self.path, "label": label, "split": self.split, **attributes}
 
 
@@ -100,9 +101,14 @@ def plan(order: Order) -> list[Planned]:
         for _ in range(count):
             number = len(planned)
             label = number % max(1, len(world.classes))
-            folder = f"{split}/{world.classes[label]}" if world.classes else split
+            folder = f"{split}/{world.classes[label]}" if has_class(world) else split
             planned.append(Planned(number, split, label, f"{folder}/{number:05d}.mp4"))
     return planned
+
+
+def has_class(world: World) -> bool:
+    """Whether each of its videos has a class, as a whole."""
+    return bool(world.classes) and not world.a_label_a_frame
 
 
 def split_sizes(videos: int) -> dict[str, int]:
@@ -297,7 +303,7 @@ def _finish(
         "classes": list(world.classes),
         "chance": world.chance,
         "splits": split_sizes(order.videos),
-        "frames": FRAMES,
+        "frames": world.frames,
         "fps": FPS,
         "audio_rate": AUDIO_RATE,
     }

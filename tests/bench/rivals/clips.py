@@ -4,7 +4,7 @@ Sixteen frames over 3.2 s, short side 128, crop 112, uint8. Also the decoder tha
 one of their own are given, and PyTorch's DataLoader set up as well as it goes on this machine.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,9 @@ class Options:
     start_step: int = 1  # clips begin at multiples of so many frames
     batch: int = BATCH
     seek_mode: SeekMode = "approximate"  # of torchcodec: what was faster on these films
+
+
+Decode = Callable[[str, np.random.Generator, Options], Any]
 
 
 def chance() -> np.random.Generator:
@@ -85,6 +88,26 @@ def torch_loader(dataset: Any, **given: Any) -> Iterator[Any]:
             dataset, num_workers=WORKERS, persistent_workers=True, prefetch_factor=PREFETCH, **given
         )
     )
+
+
+def film_batches(options: Options, decode: Decode) -> Iterator[Any]:
+    """Batches of random clips of films that are files, by the DataLoader and a decoder."""
+    order = random_order(options.films)
+    return torch_loader(Films(options, decode), batch_size=options.batch, sampler=order)
+
+
+class Films:
+    """Films by number, a random clip each time."""
+
+    def __init__(self, options: Options, decode: Decode) -> None:
+        self.options, self.decode, self.rng = options, decode, None
+
+    def __len__(self) -> int:
+        return len(self.options.films)
+
+    def __getitem__(self, number: int) -> Any:
+        self.rng = self.rng or chance()  # in the worker: a forked one would be the same in each
+        return self.decode(self.options.films[number], self.rng, self.options)
 
 
 def random_order(films: list[str]) -> Any:

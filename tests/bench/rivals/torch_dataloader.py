@@ -9,7 +9,7 @@ import numpy as np
 
 from clipmill import video
 from decode import CROP, SHORT_SIDE
-from rivals.clips import Options, chance, random_order, random_place, torch_loader
+from rivals.clips import Options, film_batches, random_place
 
 
 def prepare(films: list[Path], folder: Path) -> None:
@@ -17,33 +17,22 @@ def prepare(films: list[Path], folder: Path) -> None:
 
 
 def batches(folder: Path, options: Options) -> Iterator[Any]:
-    return torch_loader(
-        Films(options), batch_size=options.batch, sampler=random_order(options.films)
-    )
+    return film_batches(options, by_ranges)
 
 
-class Films:
-    """Films by number, a random clip each time."""
-
-    def __init__(self, options: Options) -> None:
-        self.options, self.rng = options, None
-
-    def __len__(self) -> int:
-        return len(self.options.films)
-
-    def __getitem__(self, number: int) -> np.ndarray[Any, Any]:
-        self.rng = self.rng or chance()  # in the worker: a forked one would be the same in each
-        numbers, top, left = random_place(self.rng, self.options.start_step)
-        path = Path(self.options.films[number])
-        index = video.unpacked(path.with_suffix(".idx").read_bytes())
-        file = os.open(path, os.O_RDONLY)
-        try:
-            return video.decode_indexed(
-                index,
-                lambda at, size: os.pread(file, size, at),
-                numbers,
-                short_side=SHORT_SIDE,
-                crop=(top, left, CROP, CROP),
-            )
-        finally:
-            os.close(file)
+def by_ranges(film: str, rng: np.random.Generator, options: Options) -> Any:
+    """Decode a clip with clipmill's decoder, which asks for the bytes that it needs."""
+    numbers, top, left = random_place(rng, options.start_step)
+    path = Path(film)
+    index = video.unpacked(path.with_suffix(".idx").read_bytes())
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return video.decode_indexed(
+            index,
+            lambda at, size: os.pread(file, size, at),
+            numbers,
+            short_side=SHORT_SIDE,
+            crop=(top, left, CROP, CROP),
+        )
+    finally:
+        os.close(file)

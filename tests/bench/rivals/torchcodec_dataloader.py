@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rivals.clips import Options, by_torchcodec, chance, random_order, torch_loader
+from rivals.clips import Options, by_torchcodec, film_batches
 
 
 def prepare(films: list[Path], folder: Path) -> None:
@@ -12,20 +12,4 @@ def prepare(films: list[Path], folder: Path) -> None:
 
 
 def batches(folder: Path, options: Options) -> Iterator[Any]:
-    return torch_loader(
-        Films(options), batch_size=options.batch, sampler=random_order(options.films)
-    )
-
-
-class Films:
-    """Films by number, a random clip each time."""
-
-    def __init__(self, options: Options) -> None:
-        self.options, self.rng = options, None
-
-    def __len__(self) -> int:
-        return len(self.options.films)
-
-    def __getitem__(self, number: int) -> Any:
-        self.rng = self.rng or chance()
-        return by_torchcodec(self.options.films[number], self.rng, self.options)
+    return film_batches(options, by_torchcodec)

@@ -1,4 +1,8 @@
-"""The files of one run, and what is read from them while it lives."""
+"""The folder of one run: its files, and what is read from them while it lives.
+
+Light, so that whoever only looks at runs loads no network. Knows neither how a run is trained
+nor what a checkpoint holds.
+"""
 
 import json
 import os
@@ -7,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from clipmill import storage
-from clipmill.checkpoint import Keeper
 from clipmill.recipe import Recipe
+
+CHECKPOINTS, MARKER = "checkpoints", "COMMITTED"  # the marker is written last into a checkpoint
+SWEEP = "sweep.json"  # in the folder of a sweep: its trials, runs beside it, and their states
 
 
 @dataclass(frozen=True)
@@ -58,10 +64,25 @@ def folder_of(given: Recipe) -> Folder:
     return Folder(storage.join(storage.absolute(given.run.folder), given.run.name))
 
 
+def committed(run: str) -> list[Path]:
+    """The checkpoints of a run's folder that count, by their steps."""
+    return sorted(path.parent for path in Path(run, CHECKPOINTS).glob(f"step-*/{MARKER}"))
+
+
+def uncommitted(run: str) -> list[Path]:
+    """Those that do not: being written, or left by a crash."""
+    every = Path(run, CHECKPOINTS).glob("step-*")
+    return sorted(path for path in every if not (path / MARKER).exists())
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint is of."""
+    return int(checkpoint.name.split("-")[1])
+
+
 def committed_step(home: Folder) -> int:
     """How far a run has come for good."""
-    last = Keeper(home.path).last()
-    return int(Path(last).name.split("-")[1]) if last else 0
+    return max(map(step_of, committed(home.path)), default=0)
 
 
 def cut_metrics(metrics: str, done: int) -> None:

@@ -1,0 +1,59 @@
+"""The Python API: one function a verb, the same that the command line calls.
+
+Every function takes plain values and gives a plain dict with the keys that `--json` prints.
+Progress is a callback `(what, done, total, figures)`. Heavy libraries are imported inside.
+"""
+
+from clipmill.api.answers import compare, evaluate, features, predict, serve
+from clipmill.api.datasets import (
+    browse,
+    forget,
+    ingest,
+    inspect,
+    stats,
+    verify,
+    webdataset,
+    worlds_make,
+)
+from clipmill.api.installed import plugins_check, plugins_list, plugins_show
+from clipmill.api.ledger import clean, follow, promote, runs, show, trace
+from clipmill.api.shared import Progress, recipe
+from clipmill.api.tables import evidence, plugins_table
+from clipmill.api.training import feed, look, measure_feed, plan, resume, schema, sweep, train
+
+__all__ = [
+    "Progress",
+    "browse",
+    "clean",
+    "compare",
+    "evaluate",
+    "evidence",
+    "features",
+    "feed",
+    "follow",
+    "forget",
+    "ingest",
+    "inspect",
+    "look",
+    "measure_feed",
+    "plan",
+    "plugins_check",
+    "plugins_list",
+    "plugins_show",
+    "plugins_table",
+    "predict",
+    "promote",
+    "recipe",
+    "resume",
+    "runs",
+    "schema",
+    "serve",
+    "show",
+    "stats",
+    "sweep",
+    "trace",
+    "train",
+    "verify",
+    "webdataset",
+    "worlds_make",
+]

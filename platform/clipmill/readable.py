@@ -1,0 +1,90 @@
+"""Answers as plain data: classes by name, those that are there, or a timeline in seconds.
+
+By what an answer holds: `probabilities` [classes] is one class, `presence` [classes] several,
+`frame_probabilities` [moments, classes] with `frame_numbers` [moments] one at each moment. Other
+arrays become lists. Knows neither networks nor videos.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+THRESHOLD = 0.5  # where an answer tells none
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How a video's frames lie in time."""
+
+    fps: float
+    frames: int
+
+
+def readable(
+    answer: Mapping[str, Any], classes: Sequence[str], clock: Clock, *, each_frame: bool = False
+) -> dict[str, Any]:
+    """An answer as plain data; `each_frame` adds the probabilities of every moment."""
+    rest = dict(answer)
+    made: dict[str, Any] = {}
+    if _is_of(classes, rest.get("probabilities")):
+        made = _likeliest(rest.pop("probabilities"), classes)
+    elif _is_of(classes, rest.get("presence")):
+        made = _present(rest.pop("presence"), classes, float(rest.pop("threshold", THRESHOLD)))
+    elif "frame_probabilities" in rest and "frame_numbers" in rest:
+        scores, numbers = rest.pop("frame_probabilities"), rest.pop("frame_numbers")
+        seconds = np.asarray(numbers, np.float64) / clock.fps
+        made = {"timeline": timeline(scores, seconds, classes, clock.frames / clock.fps)}
+        if each_frame:
+            made["moments"] = _moments(scores, seconds, classes)
+    return {**{name: np.asarray(value).tolist() for name, value in rest.items()}, **made}
+
+
+def timeline(
+    scores_TK: Any, seconds_T: NDArray[np.float64], classes: Sequence[str], end_seconds: float
+) -> list[dict[str, Any]]:
+    """Stretches of the likeliest class; each moment lasts until the next, the last to the end."""
+    scores_TK = np.asarray(scores_TK, np.float64)
+    told_T = scores_TK.argmax(1)
+    begins = np.flatnonzero(np.append(True, told_T[1:] != told_T[:-1]))
+    edges = [*seconds_T[begins].tolist(), end_seconds]
+    parts = np.split(scores_TK, begins[1:])
+    return [
+        {
+            "label": classes[told_T[begin]],
+            "start_seconds": edges[at],
+            "end_seconds": edges[at + 1],
+            "probability": float(parts[at][:, told_T[begin]].mean()),
+        }
+        for at, begin in enumerate(begins.tolist())
+    ]
+
+
+def _is_of(classes: Sequence[str], scores: Any) -> bool:
+    return scores is not None and np.shape(scores) == (len(classes),)
+
+
+def _ranked(scores: Any, classes: Sequence[str]) -> list[dict[str, Any]]:
+    pairs = zip(np.asarray(scores).tolist(), classes, strict=True)
+    ranked = sorted(pairs, key=lambda pair: -pair[0])  # of equal ones the first, as in figures
+    return [{"name": name, "probability": p} for p, name in ranked]
+
+
+def _likeliest(scores: Any, classes: Sequence[str]) -> dict[str, Any]:
+    ranked = _ranked(scores, classes)
+    return {"classes": ranked, **({"label": ranked[0]["name"]} if ranked else {})}
+
+
+def _present(scores: Any, classes: Sequence[str], threshold: float) -> dict[str, Any]:
+    ranked = _ranked(scores, classes)
+    there = [each["name"] for each in ranked if each["probability"] >= threshold]
+    return {"classes": ranked, "labels": there, "threshold": threshold}
+
+
+def _moments(
+    scores: Any, seconds: NDArray[np.float64], classes: Sequence[str]
+) -> dict[str, list[Any]]:
+    told = {"seconds": seconds.tolist(), "classes": list(classes)}
+    return {**told, "probabilities": np.asarray(scores).tolist()}
