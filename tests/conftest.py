@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,8 @@ def own_environment() -> Iterator[None]:
             patch.setenv(name, value)
         # Functions of test modules travel by name to Ray's workers.
         patch.setenv("PYTHONPATH", os.path.dirname(__file__), prepend=os.pathsep)
+        # Whoever starts the tests in the background has Ctrl-C ignored, and so would all children.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         # Without a token of ours Ray writes one into the home folder.
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
         yield

@@ -21,7 +21,7 @@ PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # prepared frames are
 
 
 def view_of(*allowed: str, **fields: Any) -> View:
-    streams = ("rgb", "flow", "audio", "mask")
+    streams = ("rgb", "flow", "audio", "motion", "mask", "instances")
     given = {"streams": streams, "frames": T, "size": S, "resize": BIG, "augment": allowed}
     return View.model_validate({**given, **fields})
 
@@ -43,7 +43,9 @@ def batch_of(seeds: Any, view: View, size: int | None = None) -> dict[str, NDArr
             lambda rng: rng.integers(-127, 128, (view.frames - 1, side, side, 2), np.int8)
         ),
         "audio": every(lambda rng: rng.standard_normal(50).astype(np.float32)),
+        "motion": every(lambda rng: rng.integers(0, 2, frames, np.uint8)),
         "mask": every(lambda rng: rng.integers(0, 9, frames, np.uint8)),
+        "instances": every(lambda rng: rng.integers(0, 1 << 15, frames, np.int16)),
         "boxes": every(lambda rng: np.sort(rng.random((T, 2, 2, 2)), axis=2).reshape(T, 2, 4)),
         "target": every(lambda rng: rng.integers(0, 5)),
         "seed": np.array(seeds, np.uint64),
@@ -92,8 +94,8 @@ def test_what_is_tested_is_not_augmented(allowed: tuple[str, ...]) -> None:
     np.testing.assert_allclose(
         made["flow"].numpy(), batch["flow"].transpose(0, 4, 1, 2, 3) / 8, atol=1e-6
     )
-    assert made["mask"].dtype == torch.int64
-    for name in ("mask", "audio", "boxes", "target"):
+    assert made["mask"].dtype == made["motion"].dtype == made["instances"].dtype == torch.int64
+    for name in ("motion", "mask", "instances", "audio", "boxes", "target"):
         np.testing.assert_array_equal(made[name].numpy(), batch[name])
     assert made.keys() == batch.keys() - {"seed"}
     if not set(allowed) & set(ALONE):
@@ -104,7 +106,7 @@ def test_what_is_tested_is_not_augmented(allowed: tuple[str, ...]) -> None:
 def test_nothing_is_written_to_what_was_given() -> None:
     view = view_of(*ALONE, "cutmix")
     batch = batch_of(range(6), view)
-    del batch["boxes"]
+    del batch["boxes"], batch["instances"]
     before = {name: array.copy() for name, array in batch.items()}
     for tensor in prepared(batch, view).values():
         tensor.zero_()  # what a network is given is its own
@@ -296,9 +298,9 @@ def test_an_erased_box_is_hidden_in_all_frames_and_leaves_the_mask() -> None:
 def test_mixed_takes_are_what_the_network_is_told(allowed: tuple[str, ...]) -> None:
     view = view_of(*allowed, "flip")
     batch = batch_of(range(24), view)
-    del batch["boxes"]
+    del batch["boxes"], batch["instances"]
     if "mixup" in allowed:
-        del batch["mask"]
+        del batch["mask"], batch["motion"]
     made, own = prepared(batch, view), prepared(batch, view_of("flip"))
     assert torch.equal(made["target"], own["target"])
     assert torch.equal(made["target_b"], own["target"].roll(-1))
@@ -341,7 +343,14 @@ def test_who_does_not_ask_for_mixing_is_not_told_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("allowed", "kind"), [("mixup", "mask"), ("mixup", "boxes"), ("cutmix", "boxes")]
+    ("allowed", "kind"),
+    [
+        ("mixup", "mask"),
+        ("mixup", "motion"),
+        ("mixup", "boxes"),
+        ("cutmix", "boxes"),
+        ("cutmix", "instances"),
+    ],
 )
 def test_targets_that_cannot_be_mixed_are_refused(allowed: str, kind: str) -> None:
     view = view_of(allowed)
@@ -392,5 +401,7 @@ def test_shapes_tell_every_stream() -> None:
         "rgb": (3, T, S, S),
         "flow": (2, T - 1, S, S),
         "audio": (16_000,),
+        "motion": (T, S, S),
         "mask": (T, S, S),
+        "instances": (T, S, S),
     }

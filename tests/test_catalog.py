@@ -63,6 +63,7 @@ def test_the_digest_is_that_of_the_set() -> None:
         {"label": "class 9"}, {"split": "val"}, {"frames": 97}, {"sha256": "0"}, {"motion": 0.1},
         {"labels": ["a"]}, {"start_seconds": 1.0}, {"attributes": {"a": "b"}}, {"phash": [1]},
         {"spans": [{"label": "a", "first_frame": 0, "last_frame": 3}]}, {"identity": "bob"},
+        {"motion_curve": [0.5]},
     ],
 )  # fmt: skip
 def test_the_digest_sees_every_change(change: dict[str, object]) -> None:
@@ -264,6 +265,7 @@ def test_rows_of_every_kind_are_those_of_arrow() -> None:
         "boxes": [{**box, "identity": "bob"}, box],
         "members": [{"suffix": "mp4", "offset": 512, "length": 7}],
         "shots": [0.5, 1.5], "phash": [2**64 - 1], "source": "ein Gänseblümchen", "height": None,
+        "motion_curve": [0.25, 0.0],
     }  # fmt: skip
     some[3] |= {"members": [{"suffix": "idx", "offset": 1, "length": 2}, {"suffix": "mp4"}]}
     whole = catalog_of(some).table
@@ -375,7 +377,7 @@ def test_another_schema_and_a_cut_catalog_are_refused(tmp_path: Path) -> None:
     without_meta(tmp_path, made.table)
     assert catalog.load(str(tmp_path)).digest == made.digest
     storage.put_json(str(tmp_path / "dataset.json"), {**meta, "schema_version": 99})
-    with pytest.raises(DataError, match="schema version 99; wanted version 2 or 1"):
+    with pytest.raises(DataError, match="schema version 99; wanted version 3, or 1 or 2"):
         catalog.load(str(tmp_path))
     storage.put_json(str(tmp_path / "dataset.json"), {**meta, "records": 5})
     with pytest.raises(DataError, match="4 rows; wanted the 5"):
@@ -408,6 +410,37 @@ def test_a_dataset_of_version_1_opens_as_one_of_this_version(tmp_path: Path) -> 
     assert opened.part(where="duration > 3").row(0)["suffix"] == "mp4"
     (tmp_path / "dataset.json").write_text(json.dumps({**meta, "digest": "0" * 64}))
     assert catalog.load(str(tmp_path)).meta["digest"] == "0" * 64, "verify must see that"
+
+
+VERSION_2_DIGEST = (
+    "13d533ae153913f6998380d12b2378b3e0b156d23c650a1d540720239adc3fc2"  # it wrote this
+)
+
+
+def test_a_dataset_of_version_2_opens_as_it_lies(tmp_path: Path) -> None:
+    now = catalog_of(rich())
+    without_meta(tmp_path, now.table.drop_columns(["motion_curve"]))
+    meta = {"schema_version": 2, "classes": [], "records": 4, "digest": VERSION_2_DIGEST}
+    (tmp_path / "dataset.json").write_text(json.dumps(meta))
+    opened = catalog.load(str(tmp_path))
+    assert opened.digest == now.digest == VERSION_2_DIGEST, "digests of older records stay"
+    assert opened.table.equals(now.table) and opened.meta["schema_version"] == 3
+    assert opened.row(2)["motion_curve"] is None and opened.column("frames").tolist() == [96] * 4
+    edges, scores = opened.lists("motion_curve")
+    assert edges.tolist() == [0] * 5 and not len(scores)
+
+
+def test_lists_of_numbers_are_read_as_whole_columns(tmp_path: Path) -> None:
+    curves = [[0.5, 0.25], None, [], [1.0], [0.75, 0.0, 0.125]]
+    made = catalog_of([{**r, "motion_curve": c} for r, c in zip(rows(5), curves, strict=True)])
+    catalog.save(str(tmp_path), made.table, dict(made.meta))
+    for each in (made, catalog.load(str(tmp_path))):
+        edges, scores = each.lists("motion_curve")
+        assert edges.tolist() == [0, 2, 2, 2, 3, 6] and scores.dtype == np.float32
+        assert scores.tolist() == [0.5, 0.25, 1.0, 0.75, 0.0, 0.125]
+        picked = each.part(where="frames > 3").picked(np.array([1, 3, 4, 4]))
+        edges, scores = picked.lists("motion_curve")
+        assert edges.tolist() == [0, 0, 1, 4, 7] and scores[-3:].tolist() == [0.75, 0.0, 0.125]
 
 
 def test_a_ledger_of_fewer_columns_and_none_are_read(tmp_path: Path) -> None:

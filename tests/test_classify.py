@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clipmill import augment
 from clipmill.contract.case import memory_catalog
-from clipmill.errors import DataError, PlanError, PluginError
-from clipmill.plugin import Info, Plugin, found
+from clipmill.errors import DataError, PlanError, PluginError, RecipeError
+from clipmill.plugin import Info, Plugin, found, make
 from clipmill.takes import Draw
 from clipmill_classify import backbones
 from clipmill_classify.c3d import C3D
@@ -128,7 +129,7 @@ def test_weights_come_from_a_file(tmp_path: Path, suffix: str) -> None:
     (safetensors.torch.save_file if suffix == "safetensors" else torch.save)(tensors, path)  # type: ignore[operator]
     model = SingleFrame(width=0.125, weights=path).build(FOUR)
     for name, tensor in given.state_dict().items():
-        assert torch.equal(model.encoder.state_dict()[name], tensor)  # type: ignore[union-attr, operator]
+        assert torch.equal(model.encoder.network.state_dict()[name], tensor)  # type: ignore[union-attr, operator]
 
 
 def test_weights_that_do_not_fit_are_told(tmp_path: Path) -> None:
@@ -221,7 +222,9 @@ def test_an_error_on_a_class_counts_by_its_name() -> None:
 
 
 def test_frozen_parts_learn_nothing_and_keep_their_statistics() -> None:
-    plugin = SingleFrame(width=0.125, size=32, resize=32, frozen=("encoder.layer1", "encoder.bn1"))
+    plugin = SingleFrame(
+        width=0.125, size=32, resize=32, frozen=("encoder.network.layer1", "encoder.network.bn1")
+    )
     model = plugin.build(FOUR).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = plugin.optimizer(model)
@@ -229,9 +232,9 @@ def test_frozen_parts_learn_nothing_and_keep_their_statistics() -> None:
     model(batch)["loss"].backward()
     optimizer.step()
     for name, value in model.state_dict().items():
-        still = name.startswith(("encoder.layer1.", "encoder.bn1."))
+        still = name.startswith(("encoder.network.layer1.", "encoder.network.bn1."))
         assert torch.equal(value, before[name]) == still, name
-    assert model.encoder.layer2.training  # type: ignore[union-attr]
+    assert model.encoder.network.layer2.training  # type: ignore[union-attr]
     with pytest.raises(PluginError, match=r"no weights of 'encode'.*encoder, head"):
         SingleFrame(width=0.125, frozen=("encode",)).build(FOUR)
 
@@ -239,7 +242,7 @@ def test_frozen_parts_learn_nothing_and_keep_their_statistics() -> None:
 def test_parts_learn_at_rates_of_their_own() -> None:
     plugin = SingleFrame(
         width=0.125, size=32, resize=32, learning_rate=0.1,
-        rates={"encoder": 0.5, "encoder.layer4": 0.25}, frozen=("encoder.conv1",),
+        rates={"encoder": 0.5, "encoder.network.layer4": 0.25}, frozen=("encoder.network.conv1",),
     )  # fmt: skip
     model = plugin.build(FOUR)
     assert isinstance(model, ClipNetwork)
@@ -250,9 +253,9 @@ def test_parts_learn_at_rates_of_their_own() -> None:
     }
     told = {name: rates.get(id(weight)) for name, weight in model.named_parameters()}
     assert told["head.weight"] == 0.1
-    assert told["encoder.layer1.0.conv1.weight"] == 0.05
-    assert told["encoder.layer4.0.conv1.weight"] == 0.025
-    assert told["encoder.conv1.weight"] is None
+    assert told["encoder.network.layer1.0.conv1.weight"] == 0.05
+    assert told["encoder.network.layer4.0.conv1.weight"] == 0.025
+    assert told["encoder.network.conv1.weight"] is None
     assert len(rates) == sum(1 for weight in model.parameters() if weight.requires_grad)
 
 
@@ -369,3 +372,16 @@ def test_every_classifier_is_asked_at_clips_and_crops_and_averaged(name: str) ->
 def shown(name: str) -> dict[str, Any]:
     """What a model shows beside its probabilities."""
     return {"attention_energy": np.zeros(4)} if name == "attention_lstm" else {}
+
+
+def test_colours_come_as_the_weights_were_trained() -> None:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    fields = {"width": 0.125, "size": 32, "resize": 36, "frames": 4, "mean": mean, "std": std}
+    for name in ("pooled", "cnn_rnn", "two_stream", "torchvision_video"):
+        for view in make(name, fields).views().values():
+            grey = np.full((1, 4, 32, 32, 3), 51, np.uint8)
+            seen = augment.prepare({"rgb": grey}, view, training=False)["rgb"][0, :, 0, 0, 0]
+            wanted = [(0.2 - m) / s for m, s in zip(mean, std, strict=True)]
+            np.testing.assert_allclose(seen.numpy(), wanted, rtol=1e-5)
+    with pytest.raises(RecipeError, match=r"model\.std\.1 is 0.*greater than 0"):
+        make("pooled", {"std": [0.2, 0, 0.2]})

@@ -52,6 +52,20 @@ def test_frames_are_encoded_each_for_itself() -> None:
     torch.testing.assert_close(x_BTD[1, 3], alone)
 
 
+@pytest.mark.parametrize(
+    "name", ["pooled", "late_fusion", "cnn_rnn", "attention_lstm", "frame_descriptors"]
+)
+def test_a_backbone_of_frames_has_the_same_names_in_every_network(name: str) -> None:
+    with torch.device("meta"):
+        one, other = (built(make(each, SMALL)) for each in ("single_frame", name))
+    mine, theirs = (
+        {n: w.shape for n, w in model.state_dict().items() if n.startswith("encoder.")}
+        for model in (one, other)
+    )
+    assert mine == theirs
+    assert "encoder.network.conv1.weight" in mine
+
+
 @pytest.mark.parametrize("pool", ["mean", "max", "sum"])
 def test_pooling_is_blind_to_the_order_of_frames(pool: str) -> None:
     model = built(Pooled(**SMALL, frames=6, pool=pool))  # type: ignore[arg-type]
@@ -59,8 +73,8 @@ def test_pooling_is_blind_to_the_order_of_frames(pool: str) -> None:
     clips = torch.randn(2, 3, 6, 32, 32)
     with torch.no_grad():
         # Features of a frame are the same wherever it stands; their sum is taken exactly.
-        features = model.eval().encoder.frames(clips).double()  # type: ignore[union-attr, operator]
-    model.encoder.frames = nn.Identity()  # type: ignore[union-attr]
+        features = model.eval().encoder(clips).double()  # type: ignore[union-attr, operator]
+    model.encoder = nn.Identity()
     shuffled = features[:, torch.randperm(6)]
     assert not torch.equal(shuffled, features)
     torch.testing.assert_close(scores(model, shuffled), scores(model, features), rtol=0, atol=1e-14)

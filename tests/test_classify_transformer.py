@@ -8,9 +8,11 @@ import torch
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 
+from clipmill import contract
 from clipmill.errors import PluginError, RecipeError
 from clipmill.plugin import Info, Plugin, make
 from clipmill_classify.transformer import Transformer
+from clipmill_classify.transformer_network import positions
 
 SMALL: dict[str, Any] = {
     "width": 0.5, "depth": 2, "heads": 2, "patch": 8, "frames": 4, "size": 32, "resize": 36,
@@ -122,3 +124,62 @@ def test_weights_of_another_shape_are_one_clear_line(tmp_path: Path) -> None:
 def test_clips_that_do_not_divide_are_told(fields: dict[str, int], told: str) -> None:
     with pytest.raises(RecipeError, match=told):
         make("transformer", fields)
+
+
+# --- attention over all at once
+
+
+def joint(**fields: Any) -> nn.Module:
+    return built(Transformer(**{**SMALL, "tubelet": 1, **fields}, attention="joint"))
+
+
+def test_joint_attention_has_the_tensors_of_divided_attention_but_those_of_time() -> None:
+    divided = built(Transformer(**SMALL)).state_dict()
+    wanted = {n: w.shape for n, w in divided.items() if not n.startswith("encoder.time.")}
+    assert {n: w.shape for n, w in joint(tubelet=2).state_dict().items()} == wanted
+
+
+@torch.no_grad()
+def test_every_token_attends_to_all_places_and_moments() -> None:
+    encoder: Any = joint().eval().encoder
+    clips = torch.randn(1, 3, 4, 32, 32)
+    moved = clips.clone()
+    moved[:, :, 2, 8:16, 8:16] += 1  # one token
+    change = (encoder.tokens(moved) - encoder.tokens(clips)).abs().amax(2)
+    assert change.shape == (1, 4 * 16)
+    assert (change > 1e-6).all()
+    torch.testing.assert_close(encoder(clips), encoder.tokens(clips).mean(1))
+    assert (
+        encoder(clips) - encoder(clips.flip(2))
+    ).abs().max() > 0.01  # order is seen from the start
+
+
+@torch.no_grad()
+def test_only_the_tokens_that_are_asked_for_are_seen() -> None:
+    encoder: Any = joint().eval().encoder
+    clips = torch.randn(2, 3, 4, 32, 32)
+    turned = torch.stack([torch.randperm(64), torch.randperm(64)])
+    whole = encoder.tokens(clips).gather(1, turned[:, :, None].expand(-1, -1, 64))
+    torch.testing.assert_close(encoder.tokens(clips, turned), whole, atol=1e-5, rtol=1e-4)
+    some = turned[:, :7]
+    dark = clips.clone()
+    for row in range(2):
+        for token in turned[row, 7:].tolist():
+            moment, y, x = token // 16, token % 16 // 4 * 8, token % 4 * 8
+            dark[row, :, moment, y : y + 8, x : x + 8] = 9.0
+    assert torch.equal(encoder.tokens(dark, some), encoder.tokens(clips, some))
+    assert not torch.allclose(encoder.tokens(clips, some), whole[:, :7], atol=1e-3)
+
+
+def test_tokens_are_told_apart_by_where_and_when() -> None:
+    places, moments = positions(14, 8, 192)
+    told = (places[None] + moments[:, None]).flatten(0, 1)
+    away = torch.cdist(told, told) + 1e3 * torch.eye(len(told))
+    assert away.min() > 0.3
+
+
+def test_a_gradient_reaches_every_weight_of_joint_attention() -> None:
+    needed = "views plan sample collate prepare build forward optimizer gradients predict export"
+    checks = [promise for promise in contract.CHECKS if promise[0] in needed.split()]
+    report = contract.check("transformer", {"attention": "joint"}, checks)
+    assert [result.ok for result in report.results] == [True] * 11, f"\n{report}"

@@ -166,8 +166,8 @@ def verbs(group: Any = None, above: str = "") -> dict[str, Any]:
 
 def test_the_verbs_are_those_of_the_stages_that_exist() -> None:
     assert " ".join(sorted(verbs())) == (
-        "browse clean compare evaluate evidence features feed forget ingest inspect look plan plugins check plugins list "
-        "plugins show plugins table predict promote resume runs schema serve show stats sweep trace train verify worlds make"
+        "browse clean compare evaluate evidence features feed forget ingest inspect look picture plan plugins check plugins list "
+        "plugins show plugins table predict promote resume runs schema serve show stats sweep trace train transfer verify worlds make"
     )
 
 
@@ -182,7 +182,7 @@ def test_every_verb_has_help_and_json(name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["trian"], "No such command 'trian'. Did you mean 'train', 'trace'?"),
+        (["trian"], "No such command 'trian'. Did you mean 'train', 'transfer', 'trace'?"),
         (["train"], "Missing argument"),
         (["ingest", "x"], "Missing option '--out'"),
         (["runs", "--jsn"], "No such option: --jsn"),
@@ -202,7 +202,10 @@ def test_words_that_are_none_are_wrong_use(words: list[str], line: str) -> None:
 
 def test_worlds_make_and_inspect(tmp_path: Path) -> None:
     out = tmp_path / "w"
-    made = told("worlds", "make", "direction", "--out", out, "--videos", 8, "--size", 32)
+    words = ("--out", out, "--videos", 8, "--size", 32, "--difficulty", "easy")
+    made = told("worlds", "make", "direction", *words)
+    assert json.loads((out / "world.json").read_text())["difficulty"] == "easy"
+    assert Path(made["table"]).read_text().startswith("path,label,split")
     assert (made["videos"], len(made["classes"]), made["chance"]) == (8, 8, 1 / 8)
     seen = told("inspect", next(out.rglob("*.mp4")))
     assert {"streams", "frames", "duration_seconds", "fps", "faults"} <= set(seen)
@@ -392,6 +395,7 @@ MISTAKES: dict[str, Mistake] = {
     "world is foreign": (1, ["worlds", "make", "order", "--out", "{}/mine"], "something else"),
     "no world": (2, ["worlds", "make", "disorder", "--out", "{}/w"], "no world 'disorder'"),
     "world's size": (2, ["worlds", "make", "order", "--out", "{}/w", "--size", "17"], "size 17"),
+    "world's difficulty": (2, ["worlds", "make", "order", "--out", "{}/w", "--difficulty", "soft"], "difficulty 'soft'"),
     "inspect text": (1, ["inspect", "{}/text.mp4"], "{}/text.mp4: a video of 12 bytes: Invalid"),
     "inspect nothing": (1, ["inspect", "{}/nowhere.mp4"], "nowhere.mp4 is not there"),
     "inspect a folder": (1, ["inspect", "{}/cats"], "is no plain file"),

@@ -81,6 +81,11 @@ class LosesRecords(Good):
         return super().plan(catalog, stage, draw)[:4]
 
 
+class OddTaste(Good):
+    def unfit(self, catalog: Any) -> Any:
+        return {"dull": np.zeros(3, np.bool_)}
+
+
 class OwnChance(Good):
     def plan(self, catalog: Any, stage: Any, draw: Any) -> Any:
         takes = super().plan(catalog, stage, draw)
@@ -330,6 +335,7 @@ BROKEN = [
     (NoViews, "views", "wanted a View by name"),
     (LosesRecords, "plan", "val: 1 records; wanted all 8"),
     (OwnChance, "same plan", "chance from `draw` alone"),
+    (OddTaste, "unfit", "unfit of good gives bool [3]; wanted 8 truth values"),
     (ChanceSample, "sample", "noise differs for the same rng"),
     (WordSample, "sample", "wanted numbers of numpy"),
     (ListBatch, "collate", "rgb is list; wanted an array"),
@@ -399,6 +405,27 @@ class Steady(Good):
             return {"timeline": sums_BT, "last": sums_BT[:, -1:]}, sums_BT[:, -1:]
 
 
+class SteadyInAll(Good):
+    """Adds up all that it sees and hears; the flow to a frame must come with that frame."""
+
+    streaming: ClassVar[bool] = True
+
+    def views(self) -> Mapping[str, View]:
+        streams = ("rgb", "flow", "audio", "features")
+        view = View(streams=streams, frames=5, size=16, resize=16, features=4)
+        return {"train": view, "test": view}
+
+    class network(Network):
+        def predict(self, batch: Any, state: Any = None) -> Any:
+            moves = batch["rgb"].shape[2] - int(state is None)
+            assert batch["flow"].shape[2] == moves
+            assert len(batch["audio"][0]) == batch["rgb"].shape[2] * 3200
+            seen = ("rgb", "flow", "audio", "features")
+            sums_B = sum(batch[name].flatten(1).double().sum(1) for name in seen)
+            total_B = sums_B + (0 if state is None else state)
+            return {"total": total_B}, total_B
+
+
 class Mixes(IgnoresTheOther):
     class network(Network):
         def forward(self, batch: Any) -> Any:
@@ -441,6 +468,12 @@ def test_streaming_and_export_hold_where_they_are_true() -> None:
     results = {result.check: result for result in contract.examine(Steady(), IN_PROCESS).results}
     assert results["streaming"].ok
     assert results["export"].ok
+
+
+def test_every_stream_of_a_batch_comes_in_chunks() -> None:
+    report = contract.examine(SteadyInAll(), IN_PROCESS)
+    results = {result.check: result for result in report.results}
+    assert results["streaming"] == ("streaming", True, "5 frames in 2 chunks as at once")
 
 
 def test_given_fields_go_before_the_small_ones() -> None:

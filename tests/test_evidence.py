@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from clipmill import api, evidence, launch, plugin
@@ -129,8 +130,9 @@ def test_a_shipped_file_is_found_by_its_name() -> None:
         evidence.read("clasify")
 
 
-def test_what_is_shipped_can_be_judged() -> None:
-    shipped = evidence.read("classify")
+@pytest.mark.parametrize("family", ["classify", "pretext"])
+def test_what_is_shipped_can_be_judged(family: str) -> None:
+    shipped = evidence.read(family)
     assert shipped.seeds >= 3
     for each in shipped.claims:
         world = shipped.worlds[str(each.world)]
@@ -145,8 +147,7 @@ HALF = (0.5, 0.52, 0.48)
 
 def verdict(kind: str, ours: Measured | None, theirs: Measured | None = None, **told: Any) -> Any:
     said = evidence.Claim(**claim("x", kind, **told))
-    found = {Pair("sides", "frame"): ours, Pair("sides", "clip"): theirs}
-    return judged(said, {pair: each for pair, each in found.items() if each}, asked())
+    return judged(said, [ours, theirs] if said.than else [ours], asked())
 
 
 @pytest.mark.parametrize(
@@ -170,6 +171,8 @@ def test_a_mean_is_above_a_level_or_not() -> None:
     assert verdict("above", above, level=0.9).verdict == "shown"
     assert verdict("above", above, level=0.904).verdict == "refuted"
     assert "90.3% ± 5.0%" in verdict("above", above, level=0.9).figures
+    assert verdict("below", above, level=0.9).verdict == "refuted"
+    assert verdict("below", above, level=0.904).verdict == "shown"
 
 
 @pytest.mark.parametrize(
@@ -187,6 +190,15 @@ def test_better_is_by_more_than_both_spreads(ours: float, beats: str, not_below:
     assert verdict("beats", mine, theirs, than="clip").verdict == beats
     assert verdict("not_below", mine, theirs, than="clip").verdict == not_below
     assert verdict("beats", mine, None, than="clip").verdict == "not run"
+
+
+def test_a_metric_is_measured_against_another() -> None:
+    told = verdict(
+        "beats", Measured((0.6, 0.7), 9), Measured((0.2,), 9), than="frame", than_metric="naive"
+    )
+    assert (told.verdict, told.figures) == ("shown", "frame 65.0% ± 7.1%, frame's naive 20.0%")
+    with pytest.raises(ValidationError, match="no `than_metric` with above"):
+        evidence.Claim(**claim("x", "above", level=0.5, than_metric="naive"))
 
 
 def test_fewer_seeds_than_asked_for_say_so() -> None:

@@ -3,6 +3,7 @@
 import gc
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_every_record_is_there_once_and_is_what_it_was(
     facts = told(described["out"])["features"]
     assert facts["weights_sha256"] == trained["weights_sha256"]
     assert facts["data_digest"] == videos.digest
-    assert (facts["plugin"], facts["kind"]) == ("single_frame", "clips")  # of one frame each
+    assert (facts["plugin"], facts["kind"]) == ("single_frame", "frames")
     assert ingest.verify(described["out"]) == []
     plain = recipe_of(data={"path": dataset})
     cached = recipe_of(data={"path": described["out"]})
@@ -97,7 +98,7 @@ def test_rows_are_what_the_network_makes_of_the_frames(
     view = model.plugin.views()["test"]
     with torch.no_grad():
         frame = augment.prepare({"rgb": pixels[None]}, view, training=False)["rgb"]
-        wanted = model.module.encoder(frame[:, :, 0])  # type: ignore[operator]
+        wanted = model.module.encoder(frame)[:, 0]  # type: ignore[operator]
     np.testing.assert_allclose(rows[7], wanted[0].numpy(), atol=1e-5)
 
 
@@ -330,6 +331,23 @@ def test_a_record_that_is_forgotten_leaves_its_features(
     assert (
         ingest.verify(copy) == [] and told(copy)["features"] == told(described["out"])["features"]
     )
+
+
+def test_forget_names_features_that_still_hold_a_record(dataset: str, tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("derived")  # of what other tests made of it
+    copy = str(shutil.copytree(dataset, tmp_path / "copy", ignore=ignored))
+    out = str(tmp_path / "out")
+    assert features.run(single_frame(copy), copy, out, every=40)["noted_in_data"]
+    first, second, third, fourth, *_ = catalog.load(copy).keys
+    assert api.forget(copy, [first, second])["features"] == [{"data": out, "records": 2}]
+    assert api.forget(out, [first, second])["features"] == []
+    assert api.forget(copy, [third])["features"] == [{"data": out, "records": 1}]
+    os.truncate(f"{out}/catalog.parquet", 9)
+    assert api.forget(copy, [fourth])["features"] == [{"data": out, "records": None}]
+    shutil.rmtree(out)
+    fifth = catalog.load(copy).keys[0]
+    assert api.forget(copy, [fifth])["features"] == []
+    assert ingest.verify(copy) == []
 
 
 def record_of(rows: np.ndarray, frames: list[int], folder: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from clipmill.feed.share import in_blocks
 from clipmill.plan import Plan
 from clipmill.plugin import Sample
 from clipmill.takes import View, crop_box
+from test_video import moving_square, with_sound
 from tiny import recipe_of
 
 STEPS = 9  # more than an epoch of 24 takes in batches of 4
@@ -284,3 +285,16 @@ def test_a_feed_alone_tells_what_limits(dataset: str) -> None:
 def nothing_left() -> Iterator[None]:
     yield
     gc.collect()
+
+
+@pytest.mark.parametrize(("first", "start"), [(0, 0.0), (30, 1.2), (69, 2.6), (74, 2.6)])
+def test_sound_begins_with_the_first_frame_and_ends_within_its_video(
+    first: int, start: float
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.2, 48_000).astype(np.float32)
+    footage = feed.OfFile(with_sound(moving_square(75), noise))  # of 3 s
+    row = {"frames": 75, "fps": 25.0, "height": 48, "width": 64}
+    view = View(streams=("audio",), frames=2, rate=5.0, size=32, resize=32)
+    seen = feed.decode(footage, row, view, "test", 0, span=(first, first + 5)).streams
+    np.testing.assert_array_equal(seen["audio"], footage.sound(start, start + 0.4, 16_000))
+    assert seen["heard"] == 1 and np.abs(seen["audio"][-800:]).max() > 0.01

@@ -155,9 +155,9 @@ def test_a_run_counts_the_bad_clips_of_all_ranks(broken: tuple[str, str], tmp_pa
         api.train({**given, "feed": {"max_bad_share": 0.01}})
     worker = Worker(recipe.load(given), str(tmp_path / "strict"), "thread")
     row = {"epoch": 3, "position": 0, "reason": "rotten"}
-    worker._count_bad([row] * 2)  # two of fifty are four in a hundred: as many as may be
+    worker.trail._count([row] * 2)  # two of fifty are four in a hundred: as many as may be
     with pytest.raises(DataError, match="3 clips of an epoch do not decode, the last one: rotten"):
-        worker._count_bad([row])
+        worker.trail._count([row])
 
 
 class Crashing(SingleFrame):

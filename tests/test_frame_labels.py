@@ -18,7 +18,7 @@ from clipmill import plan as plans
 from clipmill import recipe as recipes
 from clipmill.cli import app
 from clipmill.errors import DataError, PlanError, PluginError, RecipeError
-from clipmill.plugin import Takes, View
+from clipmill.plugin import Takes, View, make
 from clipmill.readable import Clock
 from clipmill.takes import frame_numbers
 from clipmill_classify.frame_labels import (
@@ -469,3 +469,10 @@ def test_classes_that_a_model_of_frames_lacks_are_told(run: dict[str, Any], swit
     other = catalog.Catalog(whole.folder, catalog_of(table).table, whole.meta)
     with pytest.raises(PlanError, match="has the class 'odd'.*dark, light"):
         evaluate.check(model, other)
+
+
+def test_time_is_not_turned_where_frames_have_classes() -> None:
+    fields = {"labels": "frames", "augment": ["crop", "reverse"]}
+    with pytest.raises(RecipeError, match="no reverse in augment with labels=frames"):
+        make("cnn_rnn", fields)
+    assert make("cnn_rnn", {**fields, "labels": "one"}).views()["train"].augment[1] == "reverse"

@@ -242,6 +242,19 @@ def test_forget_names_the_runs_that_saw_it(
     assert [run["name"] for run in told["runs"]] == ["trained"]
 
 
+def test_motion_over_time_joins_a_dataset_without_a_shard_rewritten(
+    source: Path, data: Path, tmp_path: Path
+) -> None:
+    before = inodes(data)
+    assert all(row["motion_curve"] is None for row in records(data))
+    api.ingest(str(source), str(data), measure=("motion", "motion_curve"))
+    assert inodes(data) == before
+    for row in records(data):
+        assert len(row["motion_curve"]) == -(-row["duration_seconds"] // 0.5)
+        assert max(row["motion_curve"]) > 0 and row["motion"] > 0
+    assert as_fresh(source, data, tmp_path, Options(measures=("motion", "motion_curve")))
+
+
 def test_near_duplicates_stay_in_one_split(source: Path, tmp_path: Path) -> None:
     from clipmill import video
 

@@ -63,6 +63,19 @@ def test_a_few_layers_of_the_same_shape_are_no_backbone() -> None:
     assert begin.matched(whole, counts) == {}
 
 
+@pytest.mark.parametrize(("theirs", "ours"), [("net.", "net."), ("net.", "encoder."), ("", "it.")])
+def test_stages_of_a_wider_network_are_not_those_of_a_narrow_one(theirs: str, ours: str) -> None:
+    def network(prefix: str, width: int) -> dict[str, torch.Tensor]:
+        layers = [(stage, layer) for stage in range(4) for layer in range(6)]
+        shapes = {f"{prefix}stage{s}.{n}.weight": (width << s, width << s) for s, n in layers}
+        counts = {f"{prefix}stage{s}.{n}.batches": torch.zeros((), dtype=int) for s, n in layers}
+        return {**tensors(shapes), **counts}  # type: ignore[arg-type]
+
+    pairs = begin.matched(network(ours, 4), network(theirs, 2))
+    assert all(name.endswith(".batches") for name in pairs)
+    assert len(begin.matched(network(ours, 4), network(theirs, 4))) == 48
+
+
 def begun(dataset: str, folder: Path, name: str, init_from: Any, **model: Any) -> dict[str, Any]:
     plain = run_recipe(dataset, folder, name, steps=1, init_from=init_from)
     plain["model"] |= model

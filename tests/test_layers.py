@@ -37,9 +37,10 @@ LINES = (
     "track",
     "launch",
     "serve jobs",
-    "contract stats browse runs promote sweep features",  # what stands beside the way of the data has its lines from here to api
+    "contract stats browse runs promote sweep features picture",  # what stands beside the way of the data has its lines from here to api
     "clean",
     "evidence",  # runs trials by the launch, and counts with the contract's tiny batches
+    "transfer",  # counts and writes tables as evidence does
     "api",
     "cli",
     "__main__",

@@ -179,6 +179,7 @@ def rows(draw: st.DrawFn) -> Source:
         return draw(st.none() | strategy)
 
     times = sorted(draw(st.lists(SECONDS, min_size=2, max_size=2, unique=True)))
+    masks = maybe(st.just("masks/a.zip"))
     return Source(
         draw(PATHS),
         label=maybe(st.just("one") | PLAIN.map(str.casefold).map(lambda text: f"l{len(text)}")),
@@ -198,6 +199,9 @@ def rows(draw: st.DrawFn) -> Source:
                 )
             )
         ),
+        masks=masks,
+        mask_classes=("sky", "road") if masks else (),
+        mask_colours=draw(st.sampled_from([{}, {"#0a0b0c": 1, "#000000": 2}])) if masks else {},
     )
 
 
@@ -211,6 +215,9 @@ def as_row(source: Source) -> dict[str, Any]:
     for inner in ("name", "member", "offset", "length", "left_out", "repeat"):
         plain.pop(inner, None)
     extra = {"speed": None, "größe": None, **plain.pop("attributes")}
+    if colours := plain.pop("mask_colours"):
+        pairs = zip(source.mask_classes, colours, strict=True)
+        extra["mask_classes"] = [f"{name}={colour}" for name, colour in pairs]
     return {**plain, **extra}
 
 
@@ -249,7 +256,8 @@ def test_a_table_written_is_a_table_read_in_every_format(
         found = {each.path: each for each in read(path).sources}
         for each in wanted:
             there = found[str(folder / each.path)]
-            assert asdict(there) == {**asdict(each), "path": there.path}, suffix
+            masks = each.masks and str(folder / each.masks)
+            assert asdict(there) == {**asdict(each), "path": there.path, "masks": masks}, suffix
 
 
 def test_columns_are_chosen_by_name(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from clipmill import plan as plans
 from clipmill.cli import app
 from clipmill.errors import ClipmillError, DataError, UsageError
 from clipmill.look import Look
-from clipmill.takes import View
+from clipmill.takes import Takes, View
 from clipmill.video import sheet
 from tiny import catalog_of, moving, recipe_of, rows
 
@@ -227,9 +227,36 @@ def test_mixed_takes_and_stand_ins_say_so() -> None:
     assert look._words(instead) == ["no label", "k", "instead of j"]
 
 
+def test_several_classes_and_those_of_frames_are_named() -> None:
+    spans = [
+        {"label": "grows", "first_frame": 0, "last_frame": 19},
+        {"label": "stays", "first_frame": 20, "last_frame": 39},
+        {"label": "shrinks", "first_frame": 90, "last_frame": 95},
+    ]
+    row = {"label": "one", "labels": ["one", "two"], "spans": spans, "fps": 10.0}
+    column, seeds = np.array([[0]]), np.zeros(1, np.uint64)
+    takes = Takes(("train",), column, column.astype(np.int8), column + 10, column + 30, seeds)
+    told = look._classes(row, takes)
+    assert told["labels"] == ["one", "two"]
+    assert [tuple(span.values()) for span in told["spans"]] == [
+        ("grows", 1.0, 2.0), ("stays", 2.0, 3.1),
+    ]  # fmt: skip
+    take = {
+        **told,
+        "label": "one",
+        "key": "k",
+        "first_seconds": 1,
+        "last_seconds": 3,
+        "position": 7,
+    }
+    names = ["one, two", "1-2 s grows, 2-3.1 s stays"]
+    assert look._words(take) == [*names, "k", "1 to 3 s, take 7"]
+    assert look._classes({**row, "labels": None, "spans": None}, takes) == {}
+
+
 def test_a_batch_without_streams_that_can_be_drawn_is_told() -> None:
     view = View(frames=2, size=16, resize=16)
-    with pytest.raises(ClipmillError, match="a batch of points; wanted rgb, flow, mask or audio"):
+    with pytest.raises(ClipmillError, match="a batch of points; wanted rgb, flow, masks or audio"):
         look.drawn(seen(view, points=np.zeros((1, 3))), "title")
 
 

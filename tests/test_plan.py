@@ -17,6 +17,7 @@ from clipmill import recipe
 from clipmill.catalog import Catalog
 from clipmill.errors import PlanError, UsageError
 from clipmill.plan import Plan
+from clipmill.plugin import make
 from clipmill.takes import Draw, Stage, Takes, View
 from clipmill_classify.single_frame import SingleFrame
 from tiny import catalog_of, recipe_of, rows
@@ -187,6 +188,29 @@ def test_what_the_records_lack_is_told() -> None:
     ]
     sound = catalog_of([{**row, "has_audio": True} for row in rows(8)])
     assert plans.warnings(Plan(sound, Listener(), "train", 0, 4)) == []
+
+
+def test_takes_that_fit_their_videos_are_told_of_no_short_ones() -> None:
+    some = rows(9)
+    some[0] |= {"frames": 20}
+    some[1] |= {"fps": 4.0}
+    some[2] |= {"frames": 7}
+    small = {"width": 0.125, "size": 32, "resize": 36, "frames": 16}
+    whole = make("cnn_rnn", {**small, "span": "video"})
+    plan = Plan(catalog_of(some), whole, "train", 0, 3)
+    assert plans.warnings(plan) == ["1 of 9 videos are of fewer than 16 frames: frames repeat"]
+    seen = Plan(catalog_of(some), make("cnn_rnn", {**small, "features": 8}), "train", 0, 3)
+    assert not any("scaled up" in told for told in plans.warnings(seen)), "of features no pixel is"
+
+
+def test_what_learns_in_one_pass_leaves_no_takes() -> None:
+    small = {"width": 0.125, "size": 32, "resize": 36}
+    machine, network = (
+        Plan(catalog_of(rows(10)), make(name, small), "train", 0, 4)
+        for name in ("frame_descriptors", "pooled")
+    )
+    assert plans.warnings(machine) == []
+    assert [told.split()[0] for told in plans.warnings(network)] == ["2"]
 
 
 def test_rows_that_do_not_stay_in_memory_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

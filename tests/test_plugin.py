@@ -118,3 +118,25 @@ def test_a_plugin_is_a_frozen_value() -> None:
     assert hash(one) == hash(other)
     with pytest.raises(ValueError, match="frozen"):
         one.width = 2  # type: ignore[attr-defined]
+
+
+def test_what_is_installed_is_looked_for_once(
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, look = [], plugin.entry_points
+
+    def counted(**asked: str) -> object:
+        looks.append(asked)
+        return look(**asked)
+
+    monkeypatch.setattr(plugin, "entry_points", counted)
+    plugin._scanned.cache_clear()
+    assert {plugin.load("c3d").name, plugin.load("pooled").name} == {"c3d", "pooled"}
+    assert len(looks) == 1
+    install("theirs", WHOLE)
+    path = list(sys.path)
+    assert plugin.load("theirs").name == "theirs", "a new folder is looked into"
+    install("others", WHOLE.replace('"theirs"', '"others"'))
+    monkeypatch.setattr(sys, "path", path)
+    assert plugin.load("others").name == "others", "and an old one again for a name unheard of"
+    assert len(looks) == 3

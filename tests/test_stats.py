@@ -48,6 +48,7 @@ def test_counts_add_up(data: str) -> None:
     assert sum(row["bytes"] for row in told["splits"]) == 1500
     classes = {row["label"]: row for row in told["classes"]}
     assert sum(row["records"] for row in told["classes"]) == 15
+    assert told["labels"] == told["spans"] == []
     assert classes["class 0"]["splits"] == {"train": 4, "val": 3}
     assert classes[None]["splits"] == {stats.NO_VALUE: 1}
     assert told["near_duplicates"] == {"groups": 1, "records": 2}
@@ -63,6 +64,32 @@ def test_spreads_are_of_what_is_there(data: str) -> None:
     assert sum(seconds["histogram"]) == seconds["count"] == 15
     assert (spread["motion"]["count"], spread["motion"]["mean"]) == (2, pytest.approx(0.6))
     assert sum(spread["fps"]["histogram"]) == 15, "all values alike"
+
+
+def test_several_classes_and_those_of_frames_are_counted(tmp_path: Path) -> None:
+    spans = [
+        {"label": "grows", "first_frame": 0, "last_frame": 29},
+        {"label": "stays", "first_frame": 30, "last_frame": 89},
+        {"label": "grows", "first_frame": 90, "last_frame": 95},
+    ]
+    some = [*rows(4), *rows(2, split="val")]
+    some[0] |= {"labels": ["class 0", "loud"]}  # its label is among them: one record all the same
+    some[1] |= {"label": None, "labels": ["loud"], "spans": spans}
+    some[4] |= {"spans": spans[:1]}
+    catalog.save(str(tmp_path), catalog_of(some).table, {"classes": [], "counts": {}})
+    told = stats.stats(str(tmp_path))
+    assert {row["label"]: row["splits"] for row in told["labels"]} == {
+        "class 0": {"train": 2, "val": 1}, "class 1": {"train": 1, "val": 1}, "loud": {"train": 2},
+    }  # fmt: skip
+    assert told["spans"] == [
+        {"label": "grows", "spans": 3, "seconds": pytest.approx(2.2),
+         "splits": {"train": pytest.approx(1.2), "val": pytest.approx(1.0)}},
+        {"label": "stays", "spans": 1, "seconds": pytest.approx(2.0), "splits": {"train": 2.0}},
+    ]  # fmt: skip
+    titles = [each.title for each in stats.sections(told)]
+    assert titles[2:5] == ["classes", "classes, of several a video", "classes of frames"]
+    texts = [each.text for each in ElementTree.fromstring(stats.picture(told)).iter()]
+    assert "loud" in texts and "longest classes of frames (s)" in texts
 
 
 def test_a_part_is_counted_by_itself(data: str) -> None:

@@ -122,6 +122,19 @@ def test_a_span_has_its_own_measures() -> None:
     assert alone["brightness"] == pytest.approx(second["brightness"], abs=0.01)
 
 
+def test_a_curve_tells_each_half_second_and_its_mean_is_the_motion() -> None:
+    still = [scene(0)] * 25
+    told = survey(video_of([*still, *with_block(50, 5), *still[:5]]))  # 1 s, 2 s and 0.2 s
+    curve = told.measures(0, told.duration_seconds)["motion_curve"]
+    assert len(curve) == 7 and curve[0] == 0 and min(curve[2:5]) > 0.01
+    later = told.measures(1, 3)
+    assert later["motion_curve"][:3] == pytest.approx(curve[2:5], abs=1e-6)
+    assert np.mean(later["motion_curve"]) == pytest.approx(later["motion"], rel=0.1)
+    cut = survey(video_of([*[scene(1)] * 25, *[scene(2)] * 25]))
+    assert cut.measures(0, 2)["motion_curve"] == [0.0] * 4, "a cut is no motion"
+    assert survey(video_of([scene(0)])).measures(0, 9)["motion_curve"] == [0.0]
+
+
 def test_brightness_runs_from_black_to_white() -> None:
     black, white = (survey(video_of([np.full((64, 64, 3), v, np.uint8)] * 5)) for v in (0, 255))
     assert black.measures(0, 1)["brightness"] == pytest.approx(0, abs=0.01)
@@ -150,7 +163,7 @@ def test_silence_is_the_share_of_time_without_sound() -> None:
     alone = survey(source, what=frozenset({"silence"}))
     assert alone.measures(0, 4) == {
         "silence": told.measures(0, 4)["silence"],
-        **dict.fromkeys(("motion", "brightness", "sharpness", "shots", "phash")),
+        **dict.fromkeys(("motion", "motion_curve", "brightness", "sharpness", "shots", "phash")),
     }
     assert survey(video_of([scene(0)] * 5)).measures(0, 1)["silence"] is None
 

@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,64 @@ def test_unlabelled_sound_follows_the_digit() -> None:
     assert {scene.attributes["motion"] for scene in scenes} == {"drift", "bounce", "orbit", "pulse"}
 
 
+def test_unlabelled_shows_crowds_and_a_camera_that_moves_and_tells_of_them() -> None:
+    def changed(scene: Scene) -> float:  # the ground is most of what is seen
+        changes = np.abs(np.diff(scene.frames[::6].astype(int), axis=0))
+        return float(np.median(changes, axis=(1, 2, 3)).mean())
+
+    scenes = [render("unlabelled", seed, 0) for seed in range(60)]
+    glyphs = [scene.attributes["glyphs"] for scene in scenes]
+    assert [glyphs.count(number) > 5 for number in (1, 2, 3)] == [True] * 3
+    still, moving = (
+        [changed(scene) for scene in scenes if scene.attributes["camera"] == way]
+        for way in ("still", "moving")
+    )
+    assert min(len(still), len(moving)) > 10
+    assert np.median(moving) > 1.2 * np.median(still)
+
+
+def test_objects_have_masks_of_what_is_seen() -> None:
+    hidden = 0
+    for seed in range(12):
+        scene = render("objects", seed, 0)
+        assert scene.masks is not None
+        classes, things = scene.masks.classes, scene.masks.instances
+        digits = [0, *(int(digit) + 1 for digit in str(scene.attributes["digits"]).split())]
+        np.testing.assert_array_equal(np.array(digits)[things], classes)
+        ground = scene.frames[classes == 0].max(-1)
+        shown = scene.frames[classes > 0].max(-1)
+        assert np.median(shown) > np.median(ground) + 60
+        sizes = np.array([(things == thing).sum((1, 2)) for thing in range(1, len(digits))])
+        hidden += int((sizes.min(1) < 0.6 * sizes.max(1)).any())
+    assert hidden >= 6, "they hide each other"
+
+
+def test_a_nearer_thing_hides_a_further_one() -> None:
+    from clipmill.worlds.crowd import Body
+    from clipmill.worlds.objects import _masks
+
+    still, glyph = (np.zeros((1, 2)), np.ones(1)), np.ones((8, 8), np.float32)
+    near, far = (Body(digit, 0, glyph, *still) for digit in (3, 3))
+    covers = [np.array([[[1.0, 1.0, 0.0, 0.2]]]), np.array([[[0.0, 1.0, 1.0, 0.4]]])]
+    masks = _masks([near, far], [cover.astype(np.float32) for cover in covers])
+    assert masks.classes.tolist() == [[[4, 4, 4, 0]]]
+    assert masks.instances.tolist() == [[[1, 1, 2, 0]]]
+
+
+def test_masks_lie_beside_their_videos_and_the_table_names_them(tmp_path: Path) -> None:
+    make("objects", tmp_path / "w", videos=3, size=32, workers=1)
+    with (tmp_path / "w" / "videos.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        assert row["mask_classes"] == "0|1|2|3|4|5|6|7|8|9" and row["label"] == ""
+        with zipfile.ZipFile(tmp_path / "w" / row["masks"]) as archive:
+            assert archive.namelist() == [f"{frame:06d}.png" for frame in range(FRAMES)]
+    names = {name for row in rows for name in (row["path"], row["masks"])}
+    assert set(files(tmp_path / "w")) == names | {"videos.csv", "world.json"}
+    about = json.loads((tmp_path / "w" / "world.json").read_text())
+    assert about["mask_classes"] == list("0123456789") and about["classes"] == []
+
+
 PINNED = {  # attributes, and the mean of all frames and of the 21st
     "appearance": ([1, 1668], 84.760, 84.919),
     "direction": ([9, 1146, 1.1378], 86.370, 86.504),
@@ -65,7 +124,8 @@ PINNED = {  # attributes, and the mean of all frames and of the 21st
     "long-gap": (["violet", "swell", 79, 6, 1449, 6, 741], 72.842, 72.242),
     "switch": ([9, 1146], 78.318, 83.600),
     "av-joint": ([1, 1076, 0], 81.181, 81.299),
-    "unlabelled": ([9, 1276, "orbit"], 73.010, 73.077),
+    "unlabelled": ([8, 242, "bounce", 1, "still"], 90.224, 90.494),
+    "objects": ([2, "3 8", "moving"], 65.388, 64.829),
 }
 
 
@@ -97,12 +157,15 @@ def test_a_scene_is_what_its_world_says(world: str, difficulty: str) -> None:
 
 @pytest.mark.parametrize(("world", "classes"), [("order", 2), ("unlabelled", 0)])
 def test_a_world_is_real_videos_in_splits(world: str, classes: int, tmp_path: Path) -> None:
+    from clipmill.ingest.layouts import read
+
     told = make(world, tmp_path / "w", videos=20, workers=1)
     assert told["splits"] == {"train": 14, "val": 3, "test": 3}
     assert len(told["classes"]) == classes  # type: ignore[arg-type]
     assert (told["videos"], told["made"]) == (20, 20)
     with (tmp_path / "w" / "videos.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
+    assert read(str(tmp_path / "w")).warnings == [], "folders tell its classes"
     names = set(files(tmp_path / "w"))
     assert names == {row["path"] for row in rows} | {"videos.csv", "world.json"}
     assert all(row["path"].startswith(row["split"] + "/" + row["label"]) for row in rows)
@@ -126,6 +189,10 @@ def test_a_label_a_frame_is_written_as_spans_that_ingest_reads(tmp_path: Path) -
         assert len(source.spans) >= 3 and (np.sum(held, 0) == 1).all()
         assert {span.label for span in source.spans} <= {"grows", "shrinks", "stays"}
         assert not set(source.attributes) - {"digit", "handwriting"}
+    folder = read(str(tmp_path / "w"))
+    assert folder.sources == read(str(tmp_path / "w" / "videos.csv")).sources
+    (told,) = folder.warnings
+    assert "read by its videos.csv" in told
 
 
 def test_writing_keeps_the_frames_of_both_orders_the_same(tmp_path: Path) -> None:

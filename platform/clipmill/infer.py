@@ -238,6 +238,12 @@ class _From:
         """The flow from each of these frames to the next, where it is kept."""
         return self.inner.flow(numbers + self.first, short_side, crop)
 
+    def masks(
+        self, numbers: NDArray[np.int64], short_side: int, crop: tuple[int, int, int, int]
+    ) -> video.Masks:
+        """The masks of these frames, scaled and cut as they are."""
+        return self.inner.masks(numbers + self.first, short_side, crop)
+
     def features(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """The features that were computed of these frames."""
         return self.inner.features(numbers + self.first)

@@ -19,7 +19,7 @@ from clipmill.errors import DataError, UsageError
 from clipmill.plan import Plan
 from clipmill.plugin import Sample
 from clipmill.recipe import Recipe
-from clipmill.takes import Stage, View
+from clipmill.takes import Stage, Takes, View
 from clipmill.video import sheet
 
 MOST_TAKES, MOST_FRAMES = 32, 16  # of a picture
@@ -28,6 +28,7 @@ GAP, WORDS_WIDTH, TITLE_HEIGHT, LEAST_HEIGHT = 4, 300, 26, 86
 WAVE_HEIGHT, BANDS = 40, 48
 LOWEST, HIGHEST = -18.0, 0.0  # logarithms of power, from white to black
 GOLDEN = 0.618034  # of the circle of colours, from one number of a mask to the next
+OVERLAID = ("mask", "instances", "motion")  # the first that is there lies over the frames
 
 Picture = NDArray[np.uint8]
 Shares = NDArray[np.float32]  # of full light, from 0 to 1
@@ -94,7 +95,24 @@ def _take(plan: Plan, sample: Sample, place: int, bad: Mapping[str, Any] | None)
     row = plan.catalog.row(int(takes.record[0, 0]))
     first, last = (int(numbers[0, 0]) / row["fps"] for numbers in (takes.first, takes.last))
     span = {"first_seconds": round(first, 3), "last_seconds": round(last, 3)}
-    return {**told, "key": row["key"], "label": row["label"], **span}
+    return {**told, "key": row["key"], "label": row["label"], **_classes(row, takes), **span}
+
+
+def _classes(row: Mapping[str, Any], takes: Takes) -> dict[str, Any]:
+    """The classes of a record beside its label: several, and those of the frames of a take."""
+    names = dict.fromkeys((row["label"], *(row["labels"] or ())))
+    told: dict[str, Any] = {"labels": [n for n in names if n]} if row["labels"] else {}
+    first, last, fps = int(takes.first[0, 0]), int(takes.last[0, 0]), float(row["fps"])
+    told_spans = [
+        {
+            "label": span["label"],
+            "start_seconds": round(max(first, span["first_frame"]) / fps, 3),
+            "end_seconds": round((min(last, span["last_frame"]) + 1) / fps, 3),
+        }
+        for span in row["spans"] or ()
+        if span["first_frame"] <= last and span["last_frame"] >= first
+    ]
+    return {**told, "spans": told_spans} if row["spans"] else told
 
 
 def _told(view: View, stage: Stage) -> str:
@@ -120,7 +138,7 @@ def _row(seen: Look, place: int) -> Picture:
     if not strips:
         raise UsageError(
             f"a batch of {', '.join(sorted(seen.streams))}",
-            "rgb, flow, mask or audio, which can be drawn",
+            "rgb, flow, masks or audio, which can be drawn",
             "the plugin's sample names its streams otherwise",
         )
     width = max(strip.shape[1] for strip in strips)
@@ -132,7 +150,7 @@ def _row(seen: Look, place: int) -> Picture:
 
 
 def _words(take: Mapping[str, Any]) -> list[str]:
-    lines = [take["label"] or "no label", take["key"]]
+    lines = [*_names(take), take["key"]]
     if "instead_of" in take:
         return [*lines, f"instead of {take['instead_of']}"]
     lines.append(
@@ -142,6 +160,16 @@ def _words(take: Mapping[str, Any]) -> list[str]:
     return [*lines, f"{1 - share:.0%} of the next take"] if share < 1 else lines
 
 
+def _names(take: Mapping[str, Any]) -> list[str]:
+    """The classes of a take: of the video, then of its frames."""
+    names = take.get("labels") or ([take["label"]] if take["label"] else [])
+    spans = [
+        f"{each['start_seconds']:g}-{each['end_seconds']:g} s {each['label']}"
+        for each in take.get("spans", ())
+    ]
+    return [", ".join(told) for told in (names, spans) if told] or ["no label"]
+
+
 def _strips(seen: Look, place: int) -> Iterator[Picture]:
     """The streams of one take, one below the other."""
     streams = {name: array[place] for name, array in seen.streams.items()}
@@ -149,16 +177,16 @@ def _strips(seen: Look, place: int) -> Iterator[Picture]:
     for name, array in streams.items():
         kind, group = augment.kind_of(name), augment.group_of(name)
         if kind == "rgb":
-            mask = streams.get(f"mask{group}")
-            masked.add(f"mask{group}")
-            yield _strip(_overlaid(_frames(array, seen.view), mask))
+            over = next((m for m in OVERLAID if f"{m}{group}" in streams), "")
+            masked.add(f"{over}{group}")
+            yield _strip(_overlaid(_frames(array, seen.view), streams.get(f"{over}{group}")))
         elif kind == "flow" and array.shape[1]:
             yield _strip(wheel(array))
         elif kind == "audio":
             width = seen.view.frames * seen.view.size
             yield from sound(array, seen.view.audio_rate, min(1600, max(400, width)))
     for name in streams:
-        if augment.kind_of(name) == "mask" and name not in masked:
+        if augment.kind_of(name) in OVERLAID and name not in masked:
             grey = np.full((*streams[name].shape, 3), 0.5, np.float32)
             yield _strip(_overlaid(grey, streams[name]))
 

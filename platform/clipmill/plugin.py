@@ -6,6 +6,8 @@ outputs mean. Importing this module, or a plugin's own, never imports torch.
 """
 
 import difflib
+import functools
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -105,11 +107,27 @@ class Plugin(BaseModel):
         raise NotImplementedError
 
     def plan(self, catalog: Catalog, stage: Stage, draw: Draw) -> Takes:
-        """The takes of an epoch, in any order: one random span a record, even spans at test."""
+        """The takes of an epoch, in any order: one random span a record, even spans at test.
+
+        What is drawn under names of one's own should come from `draw.apart`: under names such as
+        "order" or "take" the plan draws too, and takes would be put in order by the same chance.
+        """
         frames, fps = catalog.column("frames"), catalog.column("fps")
         if stage == "train":
             return random_spans(frames, fps, self.views()["train"], draw)
         return even_spans(frames, fps, self.views()["test"], self.test_clips, crops=self.test_crops)
+
+    def unfit(self, catalog: Catalog) -> Mapping[str, NDArray[np.bool_]]:
+        """Which records it cannot use, by why: "shorter than 2 s" and a mask over all rows.
+
+        No plan of train, val or test has them; they are counted wherever its takes or its figures
+        are told.
+        """
+        return {}
+
+    def remarks(self, catalog: Catalog) -> Sequence[str]:
+        """What to tell of a plan over these records, beside what their views ask for and lack."""
+        return ()
 
     def protocol(self) -> dict[str, Any]:
         """What of a video is tested, as it is told beside every figure."""
@@ -150,6 +168,10 @@ class Plugin(BaseModel):
         """What measures the answers; None leaves the loss alone."""
         return None
 
+    def verdict(self, metrics: Mapping[str, float]) -> str | None:
+        """One line about what its meter measured, such as that nothing was learnt; None says nothing."""
+        return None
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -164,8 +186,17 @@ class Entry:
 
 def found() -> list[Entry]:
     """Load all plugins; one that is broken is told beside the others, never instead of them."""
-    points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
-    return [_entry(point) for point in points]
+    return [_entry(point) for point in _points()]
+
+
+def _points() -> tuple[EntryPoint, ...]:
+    """What is offered, by name; looked for once, or again where modules come from elsewhere."""
+    return _scanned(tuple(map(str, sys.path)))
+
+
+@functools.cache
+def _scanned(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    return tuple(sorted(entry_points(group=GROUP), key=lambda point: point.name))
 
 
 def _entry(point: EntryPoint) -> Entry:
@@ -196,7 +227,10 @@ def _checked(name: str, plugin: object) -> type[Plugin]:
 
 def load(name: str) -> type[Plugin]:
     """Return the plugin of that name."""
-    points = {point.name: point for point in entry_points(group=GROUP)}
+    points = {point.name: point for point in _points()}
+    if name not in points:
+        _scanned.cache_clear()  # it may have been installed meanwhile
+        points = {point.name: point for point in _points()}
     if name not in points:
         near = difflib.get_close_matches(name, points, n=1)
         hint = f"did you mean {near[0]}?" if near else "install its package"

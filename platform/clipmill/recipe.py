@@ -65,6 +65,13 @@ class Data(_Section):
     validate_: str = Field("val", alias="validate", description="split to validate on")
     test: str = Field("test", description="split to test on")
     where: str | None = Field(None, description="filter of records, such as `duration_seconds > 2`")
+    share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="part of the training videos of each class, at least one of each; by chance of"
+        " train.seed, a smaller part within any larger one",
+    )
     window: int = Field(0, ge=0, description="takes of a shuffle window in shard order; 0 is all")
     clips: int = Field(
         1, ge=1, description="training clips of a video at a time, one after another in the order"
@@ -128,7 +135,7 @@ class Data(_Section):
 
     def decisive(self) -> dict[str, Any]:
         """What decides the takes beside the records: not where anything lies."""
-        plain = self.model_dump(mode="json", by_alias=True)
+        plain = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         if not isinstance(self.path, str):
             several = [{**each, "path": None} for each in plain["path"]]
             plain["path"] = several
@@ -290,11 +297,14 @@ class Recipe(_Section):
         return self.model_copy(update={"data": self.data.anchored(), "run": run})
 
     def decisive(self) -> dict[str, Any]:
-        """What decides the weights; keys that may differ on resume are left out."""
-        data = self.plain()
+        """What decides the weights; keys that may differ on resume are left out.
+
+        So are keys at their defaults: a new field must not make a stranger of an old run.
+        """
+        model = {"plugin": self.model.plugin, **_changed(self.plugin())}
         free = MAY_DIFFER if self.train.schedule == "constant" else MAY_DIFFER - {"steps"}
-        decisive = {key: value for key, value in data["train"].items() if key not in free}
-        return {"model": data["model"], "train": decisive, "data": self.data.decisive()}
+        train = {key: value for key, value in _changed(self.train).items() if key not in free}
+        return {"model": model, "train": train, "data": self.data.decisive()}
 
     def identity(self) -> str:
         """Hash of what decides the weights."""
@@ -309,6 +319,10 @@ class Recipe(_Section):
             for key in mine[section] | theirs[section]
             if mine[section].get(key) != theirs[section].get(key)
         )
+
+
+def _changed(section: BaseModel) -> dict[str, Any]:
+    return section.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
 
 # Neither where a run stops nor what is kept of it decides the weights of a step; recomputing gives

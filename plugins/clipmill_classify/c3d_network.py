@@ -34,14 +34,7 @@ class C3DNetwork(ClipNetwork):
         self, *, classes: int, clip: Extent, width: float, dropout: float, batch_norm: bool
     ) -> None:
         super().__init__()
-        stages, channels, extent = [], 3, clip
-        for outs, pool, padding in zip(CHANNELS, POOLS, PADDINGS, strict=True):
-            for out in outs:
-                stages += convolution(channels, scaled(out, width), batch_norm)
-                channels = scaled(out, width)
-            pooling, extent = fitted_pool(extent, pool, padding)
-            stages.append(pooling)
-        self.features = nn.Sequential(*stages)
+        self.features, channels, extent = convolutions(clip, width, batch_norm)
         hidden = scaled(FC_FEATURES, width)
         scores = nn.Linear(hidden, classes)
         self.classifier = nn.Sequential(
@@ -57,6 +50,18 @@ class C3DNetwork(ClipNetwork):
         x_BD = self.features(batch["rgb"]).flatten(1)
         scores_BK: torch.Tensor = self.classifier(x_BD)
         return scores_BK
+
+
+def convolutions(clip: Extent, width: float, batch_norm: bool) -> tuple[nn.Sequential, int, Extent]:
+    """All before the linear layers, with the channels and the extent that they leave."""
+    stages, channels, extent = list[nn.Module](), 3, clip
+    for outs, pool, padding in zip(CHANNELS, POOLS, PADDINGS, strict=True):
+        for out in outs:
+            stages += convolution(channels, scaled(out, width), batch_norm)
+            channels = scaled(out, width)
+        pooling, extent = fitted_pool(extent, pool, padding)
+        stages.append(pooling)
+    return nn.Sequential(*stages), channels, extent
 
 
 def convolution(channels: int, out: int, batch_norm: bool) -> list[nn.Module]:

@@ -5,11 +5,11 @@ A classifier adds its fields and `network`; one that tells frames apart has "fra
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from clipmill.plugin import (
     Augmentation,
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from clipmill_classify.network import ClipNetwork
 
 
+Spread = Annotated[float, Field(gt=0)]
+Colour = tuple[float, float, float]
+
+
 class _Metric:
     """The name of the metric, which goes by what a plugin's labels are."""
 
@@ -62,6 +66,13 @@ class Classifier(Plugin):
     rate: float = Field(5.0, gt=0, description="frames a second")
     size: int = Field(112, ge=16, description="height and width of the frames, in pixels")
     resize: int = Field(128, ge=16, description="short side before the crop, in pixels")
+    mean: Colour = Field(
+        (0.45, 0.45, 0.45),
+        description="of red, green and blue, taken off, of 1; as the given weights were trained",
+    )
+    std: tuple[Spread, Spread, Spread] = Field(
+        (0.225, 0.225, 0.225), description="of the same, which they are then divided by"
+    )
     dropout: float = Field(0.5, ge=0, lt=1, description="before the last layer")
     augment: tuple[Augmentation, ...] = Field(
         ("crop",), description="what keeps the labels true, such as flip, color, mixup"
@@ -91,6 +102,12 @@ class Classifier(Plugin):
             raise ValueError(f"one of {', '.join(cls.label_kinds)}, which {cls.name} can tell")
         return labels
 
+    @model_validator(mode="after")
+    def _turns_no_classes(self) -> Self:
+        if self.labels == "frames" and "reverse" in self.augment:
+            raise ValueError("no reverse in augment with labels=frames, which it would not turn")
+        return self
+
     def __hash__(self) -> int:  # pydantic's own knows no mappings among the fields
         return hash((type(self), self.model_dump_json()))
 
@@ -98,7 +115,7 @@ class Classifier(Plugin):
         """One clip, in training and at test."""
         view = View(
             frames=self.frames, rate=self.rate, size=self.size, resize=self.resize,
-            augment=self.augment,
+            mean=self.mean, std=self.std, augment=self.augment,
         )  # fmt: skip
         return {"train": view, "test": view}
 

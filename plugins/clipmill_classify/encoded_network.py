@@ -1,4 +1,4 @@
-"""Networks that are an encoder of clips and a head: what most clip classifiers come down to.
+"""Networks that are an encoder of clips or frames and a head: what most come down to.
 
 The heads stand here, the encoders beside their plugins.
 

@@ -6,22 +6,22 @@ Legend: B batch, C channels, T frames (one here), H height, W width, D features,
 import torch
 from torch import nn
 
+from clipmill_classify.encoded_network import score_layer
+from clipmill_classify.frames import FrameEncoder
 from clipmill_classify.network import Batch, ClipNetwork
 
 
 class FrameNetwork(ClipNetwork):
     """Tells the class of a clip by its first frame."""
 
-    def __init__(self, encoder: nn.Module, features: int, classes: int, dropout: float) -> None:
+    def __init__(self, encoder: FrameEncoder, classes: int, dropout: float) -> None:
         super().__init__()
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(features, classes)
-        nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
+        self.head = score_layer(encoder.features, classes)
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """Unnormalised class scores."""
-        x_BD = self.encoder(batch["rgb"][:, :, 0])
-        scores_BK: torch.Tensor = self.head(self.dropout(x_BD))
+        x_BTD = self.encoder(batch["rgb"][:, :, :1])
+        scores_BK: torch.Tensor = self.head(self.dropout(x_BTD[:, 0]))
         return scores_BK

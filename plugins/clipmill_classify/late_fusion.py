@@ -34,13 +34,17 @@ class LateFusion(Classifier):
     weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
 
     def network(self, info: Info, classes: int) -> "ClipNetwork":
-        """Make the backbone with a hidden layer over all frames."""
+        """Make the backbone with a hidden layer over all frames.
+
+        Their features stand side by side: place in the vector is place in time.
+        """
+        from torch import nn
+
         from clipmill_classify.encoded_network import EncodedNetwork, fusion_head
         from clipmill_classify.frames import FrameEncoder
-        from clipmill_classify.late_fusion_network import SideBySide
 
         weights = None if info.restored else self.weights
-        frames = FrameEncoder(self.backbone, self.size, self.width, weights)
-        encoder = SideBySide(frames, self.frames)
-        head = fusion_head(encoder.features, self.hidden, classes, self.dropout)
-        return EncodedNetwork(encoder, head)
+        encoder = FrameEncoder(self.backbone, self.size, self.width, weights)
+        features = encoder.features * self.frames
+        head = fusion_head(features, self.hidden, classes, self.dropout)
+        return EncodedNetwork(encoder, nn.Sequential(nn.Flatten(1), *head))

@@ -32,11 +32,13 @@ class Pooled(Classifier):
 
     def network(self, info: Info, classes: int) -> "ClipNetwork":
         """Make the backbone with a linear layer over pooled frames."""
+        from torch import nn
+
         from clipmill_classify.encoded_network import EncodedNetwork, linear_head
         from clipmill_classify.frames import FrameEncoder
-        from clipmill_classify.pooled_network import PooledFrames
+        from clipmill_classify.pooled_network import Pool
 
         weights = None if info.restored else self.weights
-        frames = FrameEncoder(self.backbone, self.size, self.width, weights)
-        head = linear_head(frames.features, classes, self.dropout)
-        return EncodedNetwork(PooledFrames(frames, self.pool), head)
+        encoder = FrameEncoder(self.backbone, self.size, self.width, weights)
+        head = linear_head(encoder.features, classes, self.dropout)
+        return EncodedNetwork(encoder, nn.Sequential(Pool(self.pool), *head))

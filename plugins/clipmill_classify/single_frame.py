@@ -36,9 +36,9 @@ class SingleFrame(Classifier):
 
     def network(self, info: Info, classes: int) -> "ClipNetwork":
         """Make the backbone with a linear layer on top."""
-        from clipmill_classify.backbones import frame_encoder
         from clipmill_classify.frame_network import FrameNetwork
+        from clipmill_classify.frames import FrameEncoder
 
         weights = None if info.restored else self.weights
-        encoder, features = frame_encoder(self.backbone, self.size, self.width, weights)
-        return FrameNetwork(encoder, features, classes, self.dropout)
+        encoder = FrameEncoder(self.backbone, self.size, self.width, weights)
+        return FrameNetwork(encoder, classes, self.dropout)

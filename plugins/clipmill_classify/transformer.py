@@ -1,4 +1,4 @@
-"""A video transformer: tokens of patches or tubelets, attention over time and then over space.
+"""A video transformer: tokens of patches or tubelets, attention over time and over space.
 
 Bertasius et al., "Is Space-Time Attention All You Need for Video Understanding?", 2021, and
 Arnab et al., "ViViT: A Video Vision Transformer", 2021: ViT-B/16 on 16 frames, every fourth of 30
@@ -6,7 +6,7 @@ a second, by default. A clip longer than its video goes on with the last frame, 
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Transformer(Classifier):
-    """A vision transformer with attention over time added to every block."""
+    """A vision transformer whose tokens attend over time, too: in a half of its own, or at once."""
 
     name: ClassVar[str] = "transformer"
     paper: ClassVar[str] = "Bertasius et al., Is Space-Time Attention All You Need?, 2021"
@@ -35,6 +35,9 @@ class Transformer(Classifier):
     rate: float = Field(7.5, gt=0, description="frames a second")
     size: int = Field(224, ge=16, description="height and width of the frames, in pixels")
     resize: int = Field(256, ge=16, description="short side before the crop, in pixels")
+    attention: Literal["divided", "joint"] = Field(
+        "divided", description="over time and then over space in each block, or over all at once"
+    )
     dropout: float = Field(0.1, ge=0, lt=1, description="in every block and before the last layer")
     learning_rate: float = Field(3e-4, gt=0, description="of AdamW")
     weights: str | None = Field(
@@ -52,11 +55,12 @@ class Transformer(Classifier):
     def network(self, info: Info, classes: int) -> "ClipNetwork":
         """Make the transformer for clips of these fields' shape, and a linear layer on top."""
         from clipmill_classify.encoded_network import EncodedNetwork, linear_head
-        from clipmill_classify.transformer_network import Shape, SpaceTimeEncoder
+        from clipmill_classify.transformer_network import JointEncoder, Shape, SpaceTimeEncoder
 
         shape = Shape(
             self.frames, self.size, self.patch, self.tubelet, self.depth, self.heads, self.width
         )
         weights = None if info.restored else self.weights
-        encoder = SpaceTimeEncoder(shape, self.dropout, weights)
+        kind = {"divided": SpaceTimeEncoder, "joint": JointEncoder}[self.attention]
+        encoder = kind(shape, self.dropout, weights)
         return EncodedNetwork(encoder, linear_head(encoder.features, classes, self.dropout))

@@ -4,7 +4,7 @@ Every function takes plain values and gives a plain dict with the keys that `--j
 Progress is a callback `(what, done, total, figures)`. Heavy libraries are imported inside.
 """
 
-from clipmill.api.answers import compare, evaluate, features, predict, serve
+from clipmill.api.answers import compare, evaluate, features, picture, predict, serve
 from clipmill.api.datasets import (
     browse,
     forget,
@@ -18,7 +18,7 @@ from clipmill.api.datasets import (
 from clipmill.api.installed import plugins_check, plugins_list, plugins_show
 from clipmill.api.ledger import clean, follow, promote, runs, show, trace
 from clipmill.api.shared import Progress, recipe
-from clipmill.api.tables import evidence, plugins_table
+from clipmill.api.tables import evidence, plugins_table, transfer
 from clipmill.api.training import feed, look, measure_feed, plan, resume, schema, sweep, train
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "inspect",
     "look",
     "measure_feed",
+    "picture",
     "plan",
     "plugins_check",
     "plugins_list",
@@ -53,6 +54,7 @@ __all__ = [
     "sweep",
     "trace",
     "train",
+    "transfer",
     "verify",
     "webdataset",
     "worlds_make",

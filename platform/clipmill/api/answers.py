@@ -125,6 +125,31 @@ def _answered(model: "Model", file: str, each_frame: bool) -> dict[str, Any]:
         return {"video": file, **infer.answer(model, given, each_frame=each_frame)}
 
 
+def picture(
+    target: str,
+    data: str | None = None,
+    *,
+    out: str,
+    videos: int = 8,
+    split: str | None = None,
+    where: str | None = None,
+    folder: str = "runs",
+    tracking: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Draw what a run or a version makes of some test videos into a PNG or JPEG file.
+
+    Masks and heat maps over stills, and of embeddings the nearest neighbours, by what it answers.
+    """
+    from clipmill import picture as pictures
+
+    asked = {"data": data, "split": split, "where": where}
+    model, told = _tested(target, folder, tracking, asked)
+    name = told.get("run") or f"{told['name']}/{told['version']}"
+    drawn = pictures.picture(model, out, videos=videos, name=name, progress=bare(progress))
+    return {**told, **drawn}
+
+
 def features(
     target: str,
     data: str,

@@ -20,13 +20,16 @@ def worlds_make(
     videos: int = 1000,
     size: int = 64,
     seed: int = 0,
+    difficulty: str = "default",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Make a controlled video set: N videos in all, 70/15/15 for training, validation and test."""
     from clipmill import worlds
 
     tell = (lambda done, total: progress("making videos", done, total, {})) if progress else None
-    return worlds.make(name, out, videos=videos, size=size, seed=seed, progress=tell)
+    return worlds.make(
+        name, out, videos=videos, size=size, seed=seed, difficulty=difficulty, progress=tell
+    )
 
 
 def inspect(file: str) -> dict[str, Any]:
@@ -89,7 +92,7 @@ def _profile(told: str | Mapping[str, Any]) -> "video.Profile":
 
 
 def forget(data: str, keys: Sequence[str], *, folder: str = "runs", tracking: str | None = None) -> dict[str, Any]:  # fmt: skip
-    """Remove records for good, and list the runs and versions that were trained on them."""
+    """Remove records for good; list the runs and versions trained on them, and features of them."""
     from clipmill import ingest as ingests
     from clipmill import track
 

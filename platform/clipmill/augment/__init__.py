@@ -5,16 +5,18 @@ Parameters are drawn on the CPU from each take's seed, so that they depend neith
 nor on the rank (mixup and cutmix, whose partner is in the batch, excepted). The random crop and
 the jitter of frames are the decoder's.
 
-A batch's arrays are known by name: `rgb`, `flow`, `audio`, `mask`, `boxes` and `features`, or one of
-these with a suffix, such as `rgb_other`. Arrays of the same suffix are moved alike, those of another
-with chance of their own, so that two views of one take differ. Other numbers pass as they are.
+A batch's arrays are known by name: those of the table below, or one of them with a suffix, such as
+`rgb_other`. Arrays of the same suffix are moved alike, those of another with chance of their own, so
+that two views of one take differ. Other numbers pass as they are.
 
 | array | comes as | is prepared as |
 |---|---|---|
 | rgb | uint8 [B, T, H, W, 3] | float [B, 3, T, S, S], less the mean, by the deviation |
 | flow | int8 [B, T - 1, H, W, 2], x before y, in eighths of a pixel | float [B, 2, T - 1, S, S], in pixels |
 | audio | float32 [B, samples] | the same |
-| mask | uint8 [B, T, H, W] | int64 [B, T, S, S] |
+| motion | uint8 [B, T, H, W], 1 where something moves otherwise than the camera | int64 [B, T, S, S] |
+| mask | uint8 [B, T, H, W], numbers of classes | int64 [B, T, S, S] |
+| instances | int16 [B, T, H, W], numbers of things | int64 [B, T, S, S] |
 | boxes | float [B, T, N, 4]: left, top, right, bottom in shares of the frame | the same; no area is no box |
 | features | float [B, T, D], computed once | float32 [B, T, D] |
 
@@ -41,12 +43,15 @@ KINDS = {  # and their axes as they come
     "rgb": ("B", "T", "H", "W", 3),
     "flow": ("B", "T", "H", "W", 2),
     "audio": ("B", "samples"),
+    "motion": ("B", "T", "H", "W"),
     "mask": ("B", "T", "H", "W"),
+    "instances": ("B", "T", "H", "W"),
     "boxes": ("B", "T", "N", 4),
     "features": ("B", "T", "D"),
 }
 DECODERS = {"crop", "jitter"}  # what has happened before a batch comes here
-CONVERTED = ("rgb", "flow", "mask")  # from bytes, so to new memory
+MASKS = ("motion", "mask", "instances")  # numbers of which none may be invented
+CONVERTED = ("rgb", "flow", *MASKS)  # from short numbers, so to new memory
 
 
 def shapes(view: View) -> dict[str, tuple[int, ...]]:
@@ -56,7 +61,7 @@ def shapes(view: View) -> dict[str, tuple[int, ...]]:
         "rgb": (3, frames, size, size),
         "flow": (2, frames - 1, size, size),
         "audio": (round(frames / view.rate * view.audio_rate),),
-        "mask": (frames, size, size),
+        **dict.fromkeys(MASKS, (frames, size, size)),
         "features": (frames, view.features),
     }
     return {stream: every[stream] for stream in view.streams}
@@ -89,7 +94,7 @@ def is_number(array: NDArray[Any]) -> bool:
 
 
 def _borrowed(name: str, array: NDArray[Any]) -> torch.Tensor:
-    is_only_read = kind_of(name) in CONVERTED and array.dtype.itemsize == 1
+    is_only_read = kind_of(name) in CONVERTED and array.dtype.itemsize <= 2
     if not is_only_read and not array.flags.writeable:
         array = array.copy()
     return torch.from_dlpack(np.ascontiguousarray(array))  # type: ignore[attr-defined]
@@ -140,7 +145,7 @@ def _prepared(name: str, x: torch.Tensor, view: View, seeds: Seeds | None) -> to
         case "flow":
             x = place.placed_flow(x, moves, view.size).div_(FLOW_STEPS_A_PIXEL)
             return _erased(x, view, seeds, group)
-        case "mask":
+        case "motion" | "mask" | "instances":
             return place.placed_mask(x, moves, view.size).long()
         case "boxes":
             return place.placed_boxes(x, moves)
@@ -175,11 +180,13 @@ def _check_mixing(names: list[str], view: View) -> None:
             "a view with features lists cutmix", "mixup: features have no places to cut from",
             "take it from the view's augmentations",
         )  # fmt: skip
-    if "boxes" in kinds or ("mask" in kinds and "mixup" in view.augment):
-        way = "cutmix" if "cutmix" in view.augment and "boxes" in kinds else "mixup"
+    whole = kinds & {"boxes", "instances"}  # numbers of one take mean nothing in another
+    masks = kinds & {"mask", "motion"} if "mixup" in view.augment else set[str]()
+    if whole or masks:
+        way = "cutmix" if "cutmix" in view.augment and whole else "mixup"
         raise PluginError(
-            f"a view with {' and '.join(sorted(kinds & {'boxes', 'mask'}))} lists {way}",
-            "targets that can be mixed: of masks a box can be cut, of boxes nothing",
+            f"a view with {' and '.join(sorted(whole | masks))} lists {way}",
+            "targets that can be mixed: of masks a box can be cut, of boxes and instances nothing",
             "take it from the view's augmentations",
         )
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from clipmill.catalog.schema import IDENTITY, SCHEMA
+from clipmill.catalog.schema import IDENTITY, SCHEMA, SINCE_VERSION_2
 from clipmill.errors import DataError
 
 HEX_DIGITS = 32
@@ -46,14 +46,18 @@ def stale_digests(table: pa.Table) -> list[str]:
 
 
 def _digests(table: pa.Table) -> Iterator[str]:
-    for piece in table.select(IDENTITY).to_batches(max_chunksize=PIECE_ROWS):
+    for piece in table.select([*IDENTITY, *SINCE_VERSION_2]).to_batches(max_chunksize=PIECE_ROWS):
         yield from map(_digest, piece.to_pylist())
 
 
 def _digest(row: Mapping[str, Any]) -> str:
-    told = [_canonical(name, value) for name, value in row.items()]
+    told = [_canonical(name, value) for name, value in row.items() if _counts(name, value)]
     text = json.dumps(told, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:HEX_DIGITS]
+
+
+def _counts(name: str, value: Any) -> bool:
+    return name not in SINCE_VERSION_2 or bool(value)
 
 
 def _canonical(name: str, value: Any) -> Any:

@@ -17,6 +17,7 @@ from clipmill.catalog.schema import (
     FEW_VALUES,
     SCHEMA,
     SCHEMA_VERSION,
+    SINCE_VERSION_2,
     digest_of_version_1,
     migrated,
 )
@@ -103,19 +104,20 @@ def read(folder: str) -> Catalog:
     version = meta.get("schema_version")
     if version == 1:
         return _migrated(folder, meta)
-    if version != SCHEMA_VERSION:
+    if version not in (2, SCHEMA_VERSION):
         raise DataError(
             f"{folder} has schema version {version}",
-            f"version {SCHEMA_VERSION} or 1",
+            f"version {SCHEMA_VERSION}, or 1 or 2, which are brought up",
             "use the clipmill that wrote it, or ingest it again with this one",
         )
-    if missing := [name for name in SCHEMA.names if name not in stored.names]:
+    there = {*stored.names, *SINCE_VERSION_2} if version == 2 else {*stored.names}
+    if missing := [name for name in SCHEMA.names if name not in there]:
         raise DataError(
             f"{folder}/catalog.parquet has no column {missing[0]}",
-            f"all columns of version {SCHEMA_VERSION}",
+            f"all columns of version {version}",
             "restore it, or ingest into another folder",
         )
-    return Catalog(folder, stored, meta)
+    return Catalog(folder, stored, {**meta, "schema_version": SCHEMA_VERSION})
 
 
 def _migrated(folder: str, meta: dict[str, Any]) -> Catalog:

@@ -17,6 +17,8 @@ from clipmill.errors import DataError
 
 # Where those of each row begin, and one more; and the rows themselves.
 Links = tuple[NDArray[np.int64], NDArray[np.int64]]
+Picks = NDArray[np.integer[Any]]
+Lists = tuple[NDArray[np.int64], NDArray[Any]]  # the same with values of any kind
 
 
 def read_links(path: str, keys: pa.ChunkedArray) -> Links:
@@ -34,6 +36,16 @@ def grouped(owner: NDArray[np.int64], linked: NDArray[np.int64], rows: int) -> L
     order = np.argsort(owner, kind="stable")
     counts = np.bincount(owner, minlength=rows)
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), linked[order]
+
+
+def picked(lists: Lists, rows: Picks) -> Lists:
+    """What is stored for some rows, in their order, any of them several times."""
+    starts, values = lists
+    counts = np.diff(starts)[rows]
+    ends = np.cumsum(counts)
+    inside = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
+    moved = np.concatenate([[0], ends]).astype(np.int64)
+    return moved, values[np.repeat(starts[:-1][rows], counts) + inside]
 
 
 def links_digest(path: str) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import pyarrow as pa
 import pyarrow.compute as pc
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 VIDEO_SUFFIX = "mp4"  # of a record's video, where its row says nothing else
 MEMBER = pa.struct([("suffix", pa.string()), ("offset", pa.int64()), ("length", pa.int64())])
 # Frames of the record; the last one is within.
@@ -63,6 +63,9 @@ SCHEMA = pa.schema(
         ("phash", pa.list_(pa.uint64())),
         ("near", pa.string()),  # the group of near-duplicates it is in
         ("record_digest", pa.string()),
+        # One score for each half second of the record, in order; null: never measured.
+        ("motion_curve", pa.list_(pa.float32())),
+        ("masks_sha256", pa.string()),  # of the member that holds its masks; null: there is none
     ]
 )
 MEASURES = ("motion", "brightness", "sharpness", "silence")  # null: never measured
@@ -72,11 +75,16 @@ IDENTITY = (
     "key", "sha256", "start_seconds", "end_seconds", "split", "label", "labels", "spans", "boxes",
     "identity", "group", "attributes", "frames", "fps", "width", "height", "licence", *CURATION,
 )  # fmt: skip
+# Columns that versions since the second have added, at the end: a catalog without them has none of
+# their values. In a record's digest they count only where they have one, so that older digests stay.
+SINCE_VERSION_2 = ("motion_curve", "masks_sha256")
 # Few values, many rows: in memory each is a number in a list of names.
 FEW_VALUES = ("shard", "suffix", "split", "label", "group", "frames_from", "licence")
 
 # Columns that are of no use for making a sample, and long: rows for the feed come without them.
-NOT_FOR_SAMPLES = ("sha256", "source_sha256", "phash", "near", "record_digest")
+NOT_FOR_SAMPLES = (
+    "sha256", "source_sha256", "phash", "near", "record_digest", "motion_curve", "masks_sha256",
+)  # fmt: skip
 
 IDENTITY_1 = ("key", "sha256", "split", "label", "frames", "fps", "width", "height")
 
@@ -107,3 +115,13 @@ def digest_of_version_1(table: pa.Table) -> str:
     for line in sorted(pc.binary_join_element_wise(*columns, "|").to_pylist()):
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
+
+
+def with_later(table: pa.Table) -> pa.Table:
+    """The rows of a catalog of version 2 or later with all columns, those it lacks without values."""
+    for name in SINCE_VERSION_2:
+        if name not in table.schema.names:
+            table = table.append_column(
+                SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type)
+            )
+    return table

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clipmill import storage
 from clipmill.catalog.rows import RowMaker
-from clipmill.catalog.schema import FEW_VALUES, NOT_FOR_SAMPLES, SCHEMA
+from clipmill.catalog.schema import FEW_VALUES, NOT_FOR_SAMPLES, SCHEMA, SINCE_VERSION_2, with_later
 from clipmill.errors import DataError
 
 Places = NDArray[np.int64]  # row numbers, rising
@@ -102,6 +102,7 @@ class InFile:
         counts = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
         self.num_rows = int(footer.num_rows)
         self._first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._absent = set(SINCE_VERSION_2) - set(self.names)  # an older clipmill wrote it
         self._kept: OrderedDict[tuple[int, bool], RowMaker] = OrderedDict()
         self._kept_bytes = 0
 
@@ -159,13 +160,17 @@ class InFile:
                 self._kept_bytes -= self._kept.popitem(last=False)[1].num_bytes
             return self._kept[group, lean]
 
+    def _there(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if name not in self._absent] or ["key"]  # it has the rows
+
     def _read(
         self, groups: Sequence[int], names: Sequence[str] | None, few_values: bool
     ) -> pa.Table:
         file = self._numbered if few_values else self._file
         try:
             with self._lock:
-                table = file.read_row_groups(list(groups), columns=names and list(names))
+                asked = None if names is None else self._there(names)
+                table = with_later(file.read_row_groups(list(groups), columns=asked))
                 return table.select(names) if names else table
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(self.path, error) from error

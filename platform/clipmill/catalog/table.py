@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clipmill.catalog.digests import MissingDigestError, digest_of, digest_of_digests
-from clipmill.catalog.links import Links, grouped, read_links
+from clipmill.catalog.links import Links, Lists, grouped, picked, read_links
 from clipmill.catalog.member import member, member_part
 from clipmill.catalog.schema import FEW_VALUES, MEASURES, SCHEMA
 from clipmill.catalog.stored import InMemory, Names, Places, Stored
 from clipmill.catalog.targets import with_targets
 from clipmill.catalog.where import Filter, column_of, numbers_of, parse
+from clipmill.errors import DataError
 
 Picks = NDArray[np.integer[Any]]  # rows, any of them several times
 
@@ -63,6 +65,18 @@ class Catalog:
     def metas(self) -> list[dict[str, Any]]:
         """What is told of each of its datasets; mostly it is one."""
         return list(self.meta.get("datasets", [self.meta]))
+
+    @property
+    def mask_classes(self) -> tuple[str, ...]:
+        """The names of 1, 2, ... in the masks; none where there are no masks."""
+        lists = {tuple(meta["mask_classes"]) for meta in self.metas if meta.get("mask_classes")}
+        if len(lists) > 1:
+            raise DataError(
+                f"the masks of {self.folder} have several lists of classes",
+                "one list, so that numbers mean the same",
+                "ingest them together",
+            )
+        return lists.pop() if lists else ()
 
     @property
     def folders(self) -> list[str]:
@@ -190,14 +204,35 @@ class Catalog:
         whole, rows = self.whole
         if whole.negatives is None:
             return None
-        starts, linked = whole.negatives
         found = np.full(len(whole), -1, np.int64)
         found[rows[::-1]] = np.arange(len(rows))[::-1]  # of rows of the same record the first
-        counts = np.diff(starts)[rows]
-        inside = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        there = found[linked[np.repeat(starts[rows], counts) + inside]]
-        owner = np.repeat(np.arange(len(rows)), counts)
+        starts, linked = picked(whole.negatives, rows)
+        owner, there = np.repeat(np.arange(len(rows)), np.diff(starts)), found[linked]
         return grouped(owner[there >= 0], there[there >= 0], len(rows))
+
+    def lists(self, name: str) -> Lists:
+        """A column of lists of numbers: where those of each row begin, and one more; all numbers.
+
+        Those of row r are numbers[start[r] : start[r + 1]]; a row without a list has none.
+        """
+        if name not in self._lists:
+            self._lists[name] = self._read_lists(name)
+        return self._lists[name]
+
+    @functools.cached_property
+    def _lists(self) -> dict[str, Lists]:
+        return {}
+
+    def _read_lists(self, name: str) -> Lists:
+        if self.whole:
+            return picked(self.whole[0].lists(name), self.whole[1])
+        columns = [piece[name] for piece in self.stored.pieces([name], self.places)]
+        chunks = [chunk for column in columns for chunk in column.chunks]
+        counts = [pc.fill_null(pc.list_value_length(chunk), 0) for chunk in chunks]
+        values = [pc.list_flatten(chunk) for chunk in chunks]
+        ends = np.cumsum(np.concatenate([np.zeros(1, np.int64), *map(np.asarray, counts)]))
+        kind = SCHEMA.field(name).type.value_type.to_pandas_dtype()
+        return ends.astype(np.int64), np.concatenate([np.empty(0, kind), *map(np.asarray, values)])
 
     def row(self, place: int) -> dict[str, Any]:
         """One record as a plain dict, with its `folder` and its classes as numbers."""

@@ -18,10 +18,13 @@ Workers = Annotated[int, typer.Option(min=0, help="Workers on Ray; 0 tests in th
 def _show_evaluation(result: dict[str, Any]) -> None:
     shown = ("run", "name", "version", "data", "videos", "bad_clips", "videos_without_answer")
     told = {key: result[key] for key in (*shown, "protocol") if key in result}
+    if unfit := result.get("unfit"):
+        told["left out"] = ", ".join(f"{count} {reason}" for reason, count in unfit.items())
     figures = result.get("figures", {})
     if figures:
         told["calibration error"] = figures["calibration"]["error"]
-    screen.pairs({**told, **result["metrics"]})
+    health = {"health": result["health"]} if "health" in result else {}
+    screen.pairs({**told, **result["metrics"], **health})
     if rows := figures.get("worst", ())[:5]:
         columns = ("target", "label", "probability", "key")
         screen.table("worst errors", columns, [[row[key] for key in columns] for row in rows])
@@ -122,6 +125,30 @@ def predict(
     result = api.predict(version, videos, each_frame=each_frame, folder=runs, tracking=track)
     failed = any("error" in video for video in result["videos"])
     return {**result, "exit_code": 1} if failed else result
+
+
+def _show_picture(result: dict[str, Any]) -> None:
+    screen.pairs({name: value for name, value in result.items() if name != "rows"})
+
+
+@verb(app, "picture", _show_picture)
+def picture(
+    target: Annotated[str, typer.Argument(help="A run, or NAME@alias, or NAME/3.")],
+    out: Annotated[str, typer.Option(help="PNG or JPEG file to draw into.")],
+    data: Annotated[str | None, typer.Argument(help="Another dataset than its own.")] = None,
+    videos: Annotated[int, typer.Option(min=1, help="How many to draw.")] = 8,
+    split: Split = None,
+    where: Where = None,
+    runs: Runs = "runs",
+    track: Tracking = None,
+) -> dict[str, Any]:
+    """Draw masks, heat maps or nearest neighbours of test videos, whichever a model gives, into OUT."""
+    from clipmill import api
+
+    return api.picture(
+        target, data, out=out, videos=videos, split=split, where=where, folder=runs,
+        tracking=track, progress=on_screen.progress,
+    )  # fmt: skip
 
 
 @verb(app, "features")

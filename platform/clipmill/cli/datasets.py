@@ -1,5 +1,6 @@
 """Verbs about videos and datasets: made, looked into, brought in, removed, shown."""
 
+import sys
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -13,18 +14,26 @@ worlds = typer.Typer(help="Controlled video sets.", no_args_is_help=True, rich_m
 app.add_typer(worlds, name="worlds")
 
 
-@verb(worlds, "make")
+def _show_world(result: dict[str, Any]) -> None:
+    screen.pairs(result)
+    print(f"next: clipmill ingest {result['table']} --out DATA", file=sys.stderr)
+
+
+@verb(worlds, "make", _show_world)
 def worlds_make(
     name: Annotated[
         str,
         typer.Argument(
-            help="appearance, direction, order, long-gap, switch, av-joint or unlabelled."
+            help="appearance, direction, order, long-gap, switch, av-joint, unlabelled or objects."
         ),
     ],
     out: Annotated[str, typer.Option(help="Folder to write the videos to.")],
     videos: Annotated[int, typer.Option(min=1, help="Videos in all, 70/15/15.")] = 1000,
     size: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = 64,
     seed: Annotated[int, typer.Option(help="The same seed makes the same videos.")] = 0,
+    difficulty: Annotated[
+        str, typer.Option(help="How hard it is to see: easy, default or hard.")
+    ] = "default",
 ) -> dict[str, Any]:
     """Make a controlled video set; writes MP4 files, videos.csv and world.json into OUT.
 
@@ -33,8 +42,9 @@ def worlds_make(
     from clipmill import api
 
     return api.worlds_make(
-        name, out, videos=videos, size=size, seed=seed, progress=on_screen.progress
-    )
+        name, out, videos=videos, size=size, seed=seed, difficulty=difficulty,
+        progress=on_screen.progress,
+    )  # fmt: skip
 
 
 @verb(app, "inspect")
@@ -72,7 +82,9 @@ def ingest(
     where: Annotated[
         str | None, typer.Option(help="Take only these, such as 'duration > 2 and motion > 0.1'.")
     ] = None,
-    motion: Annotated[bool, typer.Option("--motion", help="Measure motion.")] = False,
+    motion: Annotated[
+        bool, typer.Option("--motion", help="Measure motion, as a whole and each half second.")
+    ] = False,
     curate: Annotated[
         bool,
         typer.Option(
@@ -109,11 +121,15 @@ def ingest(
     chosen = {"name": profile, **{k: v for k, v in fields.items() if v is not None}}
     return api.ingest(
         source, out, layout=layout, columns=_columns(column or ()), fold=fold, profile=chosen,
-        where=where, measure=("all",) if curate else ("motion",) if motion else (),
+        where=where, measure=_measures(motion, curate),
         split_seconds=split_seconds, split_shots=split_shots,
         max_corrupt_frames=max_corrupt_frames, check=check, flow=flow, background=background,
         progress=on_screen.progress,
     )  # fmt: skip
+
+
+def _measures(motion: bool, curate: bool) -> tuple[str, ...]:
+    return ("all",) if curate else ("motion", "motion_curve") if motion else ()
 
 
 def _columns(told: Iterable[str]) -> dict[str, str]:
@@ -130,7 +146,10 @@ def forget(
     runs: Runs = "runs",
     track: Tracking = None,
 ) -> dict[str, Any]:
-    """Remove records from shards and catalog for good; lists runs and versions trained on them."""
+    """Remove records from shards and catalog for good; lists runs and versions trained on them.
+
+    Lists datasets of features that still hold them, too: forget them there as well.
+    """
     from clipmill import api
 
     return api.forget(data, keys, folder=runs, tracking=track)

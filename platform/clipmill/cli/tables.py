@@ -1,4 +1,4 @@
-"""Verbs that make tables: the evidence of a family, the models of a family."""
+"""Verbs that make tables: the evidence and the models of a family, what a run is worth to others."""
 
 import sys
 from typing import Annotated, Any
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from clipmill.cli import screen
-from clipmill.cli.app import app, on_screen, verb
+from clipmill.cli.app import Overrides, Runs, Tracking, app, on_screen, verb
 from clipmill.cli.installed import plugins
 from clipmill.errors import UsageError
 
@@ -86,3 +86,59 @@ def plugins_table(
     from clipmill import api
 
     return api.plugins_table(family, classes=classes, into=into)
+
+
+def _show_transfer(result: dict[str, Any]) -> None:
+    for line in dict.fromkeys(line for each in result["protocols"] for line in each["init"]):
+        print(line, file=sys.stderr)
+    shown = ("protocol", "share", "begins", "mean", "spread", "values", "training_videos", "videos")
+    screen.table("", shown, [[row[key] for key in shown] for row in result["rows"]])
+    screen.table("", ("",), [[line] for line in result["verdict"]])
+    for each in result["failed"]:
+        screen.error(f"{each['name']} failed: {each['error']}")
+    done = f"{result['trials_done']} of {result['trials']} trials"
+    print(f"{done}; {result['files']['md']}, {result['files']['png']}", file=sys.stderr)
+
+
+@verb(app, "transfer", _show_transfer)
+def transfer(
+    target: Annotated[str, typer.Argument(help="A run, or NAME@alias, or NAME/3.")],
+    data: Annotated[str, typer.Argument(help="A dataset with labels.")],
+    overrides: Overrides = None,
+    protocol: Annotated[
+        str, typer.Option(help="probe trains what is new, finetune all of it.")
+    ] = "probe,finetune",
+    labels: Annotated[str, typer.Option(help="Fractions of the training videos.")] = "0.01,0.1,1.0",
+    seeds: Annotated[int, typer.Option(min=1, help="Trials of each.")] = 3,
+    out: Annotated[str, typer.Option(help="Folder of trials, table and plot.")] = "transfer",
+    part: Annotated[str, typer.Option(help="Of the trials, such as 1/2.")] = "1/1",
+    show_only: Annotated[
+        bool, typer.Option("--print", help="Train nothing, tell what is there.")
+    ] = False,
+    runs: Runs = "runs",
+    track: Tracking = None,
+) -> dict[str, Any]:
+    """Try what a run has learned on other data, beside random weights, over fractions of labels.
+
+    Writes runs, trials, a table and a plot into OUT; the same command goes on where it was. Keys
+    may be set for one protocol, such as probe.model.learning_rate=0.01. Ends with 1 if a trial failed.
+    """
+    from clipmill import api
+
+    told = api.transfer(
+        target, data, overrides or (), protocols=_words(protocol), labels=_numbers(labels),
+        seeds=seeds, out=out, part=_part(part), run=not show_only, folder=runs, tracking=track,
+        progress=on_screen.progress,
+    )  # fmt: skip
+    return {**told, "exit_code": 1} if told["failed"] else told
+
+
+def _words(told: str) -> list[str]:
+    return [word.strip() for word in told.split(",") if word.strip()]
+
+
+def _numbers(told: str) -> list[float]:
+    try:
+        return [float(word) for word in _words(told)]
+    except ValueError:
+        raise UsageError(f"--labels {told}", "fractions such as 0.01,0.1,1.0") from None

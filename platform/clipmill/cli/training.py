@@ -28,7 +28,14 @@ def plan(
 
 def _show_look(result: dict[str, Any]) -> None:
     shown = ("position", "label", "key", "first_seconds", "last_seconds")
-    screen.table(result["file"], shown, [[t.get(key) for key in shown] for t in result["takes"]])
+    takes = [{**take, "label": _classes_of(take)} for take in result["takes"]]
+    screen.table(result["file"], shown, [[take.get(key) for key in shown] for take in takes])
+
+
+def _classes_of(take: dict[str, Any]) -> str | None:
+    """The classes of a take, or of its frames, in a few words."""
+    several = take.get("labels") or [span["label"] for span in take.get("spans", ())]
+    return ", ".join(several) or take["label"]
 
 
 @verb(app, "look", _show_look)

@@ -71,7 +71,9 @@ def noise(view: View, seed: Sequence[int]) -> dict[str, NDArray[Any]]:
         "rgb": lambda: frames + rng.integers(0, 32, frames.shape, np.uint8),
         "flow": lambda: _blocks(rng, (view.frames - 1, side, side, 2), 128).view(np.int8) - 64,
         "audio": lambda: rng.uniform(-0.5, 0.5, samples).astype(np.float32),
-        "mask": lambda: _blocks(rng, (view.frames, side, side, 1), 2)[..., 0],
+        "motion": lambda: _blocks(rng, (view.frames, side, side, 1), 2)[..., 0],
+        "mask": lambda: _blocks(rng, (view.frames, side, side, 1), len(CLASSES) + 1)[..., 0],
+        "instances": lambda: _blocks(rng, (view.frames, side, side, 1), 4)[..., 0].astype(np.int16),
         "features": lambda: rng.normal(size=(view.frames, view.features)).astype(np.float32),
     }
     made: dict[str, NDArray[Any]] = {stream: every[stream]() for stream in view.streams}

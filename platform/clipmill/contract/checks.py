@@ -15,30 +15,15 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from clipmill.contract import learning
-from clipmill.contract.case import BATCH, RECORDS, Case, NotClaimed, Tensors
+from clipmill.contract import claims, learning
+from clipmill.contract.case import BATCH, RECORDS, Case, NotClaimed
+from clipmill.contract.outputs import ROW_TOLERANCE, same, shapes
 from clipmill.errors import PluginError
+from clipmill.plan.unfit import unfit
 from clipmill.plugin import View, told
 from clipmill.takes import Stage, Takes
 
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
-ROW_TOLERANCE = 1e-4  # kernels sum in another order for another batch size
-
-
-def _shapes(tensors: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
-
-
-def _same(got: Tensors, wanted: Tensors, tolerance: float, what: str) -> None:
-    """Refuse outputs that are not the same by name and value."""
-    if got.keys() != wanted.keys():
-        raise PluginError(f"{what} gives {sorted(got)}", str(sorted(wanted)))
-    for name, right in wanted.items():
-        if got[name].shape != right.shape:
-            raise PluginError(f"{what} gives {_shapes({name: got[name]})}", f"{list(right.shape)}")
-        far = (got[name].double() - right.double()).abs().max().item() if right.numel() else 0.0
-        if not far <= tolerance:
-            raise PluginError(f"{what} moves {name} by {far:.2g}", f"at most {tolerance:g}")
 
 
 def _fields(case: Case) -> str:
@@ -113,6 +98,13 @@ def _same_plan(case: Case) -> str:
     return "the same takes by digest"
 
 
+def _unfit(case: Case) -> str:
+    reasons = unfit(case.catalog, case.plugin)
+    if not reasons:
+        raise NotClaimed("uses every record")
+    return ", ".join(f"{np.count_nonzero(rows)} {reason}" for reason, rows in reasons.items())
+
+
 def _digests(takes: Takes, keys: Sequence[str]) -> list[bytes]:
     return [takes.digest(at, [keys[row] for row in takes.record[at]]) for at in range(len(takes))]
 
@@ -126,7 +118,7 @@ def _sample(case: Case) -> str:
                 raise PluginError(f"{stage}: {name} is {type(array).__name__}", "numbers of numpy")
             if not np.array_equal(array, again[name], equal_nan=array.dtype.kind == "f"):
                 raise PluginError(f"{stage}: {name} differs for the same rng", "chance from `rng`")
-    return _shapes(once)
+    return shapes(once)
 
 
 def _collate(case: Case) -> str:
@@ -135,21 +127,21 @@ def _collate(case: Case) -> str:
     for name, array in batch.items():
         if not isinstance(array, np.ndarray):
             raise PluginError(f"{name} is {type(array).__name__}", "an array")
-    return _shapes(batch)
+    return shapes(batch)
 
 
 def _prepare(case: Case) -> str:
     for name, tensor in case.training_batch.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise PluginError(f"{name} is not finite", "finite numbers")
-    return _shapes(case.training_batch)
+    return shapes(case.training_batch)
 
 
 def _build(case: Case) -> str:
     model, again = case.model(), case.model()
     if not isinstance(model, nn.Module) or not callable(getattr(model, "predict", None)):
         raise PluginError(f"build gives {type(model).__name__}", "an nn.Module with predict()")
-    _same(again.state_dict(), model.state_dict(), 0.0, "building again from the same seed")
+    same(again.state_dict(), model.state_dict(), 0.0, "building again from the same seed")
     return f"{sum(weight.numel() for weight in model.parameters()):,} parameters"
 
 
@@ -173,7 +165,7 @@ def _checkpoint(case: Case) -> str:
     fresh.eval()
     wanted, _ = case.predict(case.trained, case.test_batch)
     got, _ = case.predict(fresh, case.test_batch)
-    _same(got, wanted, 1e-6, "the network after saving and loading")
+    same(got, wanted, 1e-6, "the network after saving and loading")
     return f"{len(tensors)} tensors, {len(packed) / 1e6:.1f} MB of safetensors"
 
 
@@ -208,8 +200,8 @@ def _predict(case: Case) -> str:
         if not out.isfinite().all():
             raise PluginError(f"{name} is not finite", "finite numbers")
     again, _ = case.predict(case.trained, case.test_batch)
-    _same(again, outputs, 0.0, "predicting again")
-    return _shapes(outputs)
+    same(again, outputs, 0.0, "predicting again")
+    return shapes(outputs)
 
 
 def _rows(case: Case) -> str:
@@ -218,7 +210,7 @@ def _rows(case: Case) -> str:
     for at in range(len(takes)):
         alone, _ = case.predict(case.trained, case.batch(takes[at : at + 1], "test"))
         row = {name: out[at : at + 1] for name, out in together.items()}
-        _same(alone, row, ROW_TOLERANCE, f"predicting take {at} alone")
+        same(alone, row, ROW_TOLERANCE, f"predicting take {at} alone")
     return "a take's answer does not depend on its batch"
 
 
@@ -250,55 +242,6 @@ def _meter(case: Case) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in list(figures.items())[:3])
 
 
-def _streaming(case: Case) -> str:
-    if not case.plugin.streaming:
-        raise NotClaimed("not claimed")
-    batch = case.test_batch
-    frames = batch["rgb"].shape[2]
-    at_once, _ = case.predict(case.trained, batch)
-    state, parts = None, []
-    for chunk in torch.split(batch["rgb"], [frames // 2, frames - frames // 2], dim=2):
-        part, state = case.predict(case.trained, {**batch, "rgb": chunk}, state)
-        parts.append(part)
-    chunked = {name: _joined([part[name] for part in parts], out) for name, out in at_once.items()}
-    _same(chunked, at_once, ROW_TOLERANCE, "predicting in two chunks")
-    return f"{frames} frames in 2 chunks as at once"
-
-
-def _joined(chunks: Sequence[torch.Tensor], whole: torch.Tensor) -> torch.Tensor:
-    """Answers a frame one behind the other; of an answer a clip the last, which has seen all."""
-    if whole.ndim > 1 and sum(chunk.shape[1] for chunk in chunks) == whole.shape[1]:
-        return torch.cat(list(chunks), 1)
-    return chunks[-1]
-
-
-class _Predicting(nn.Module):
-    """A network whose forward is predict, as torch.export wants it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The outputs alone, without the state."""
-        outputs: dict[str, torch.Tensor] = self.model.predict(batch)[0]  # type: ignore[operator]
-        return outputs
-
-
-def _export(case: Case) -> str:
-    if not case.plugin.exports:
-        raise NotClaimed("not claimed")
-    size = torch.export.Dim("batch", min=1, max=1024)
-    free = {name: {0: size} for name in case.test_batch}
-    program = torch.export.export(
-        _Predicting(case.trained), (case.test_batch,), dynamic_shapes=(free,), strict=False
-    )
-    fewer = {name: tensor[:3] for name, tensor in case.test_batch.items()}
-    wanted, _ = case.predict(case.trained, fewer)
-    _same(program.module()(fewer), wanted, ROW_TOLERANCE, "the exported program on 3 takes")
-    return "torch.export, with any number of takes"
-
-
 Check = Callable[[Case], str]
 Promise = tuple[str, tuple[str, ...], Check]  # its name, what must hold before it, the check
 CHECKS: tuple[Promise, ...] = (
@@ -307,6 +250,7 @@ CHECKS: tuple[Promise, ...] = (
     ("views", (), _views),
     ("plan", ("views",), _plan),
     ("same plan", ("plan",), _same_plan),
+    ("unfit", (), _unfit),
     ("sample", ("plan",), _sample),
     ("collate", ("sample",), _collate),
     ("prepare", ("collate",), _prepare),
@@ -322,6 +266,6 @@ CHECKS: tuple[Promise, ...] = (
     ("rows", ("predict", "same plan"), _rows),
     ("meter", ("predict",), _meter),
     ("scores", ("meter",), _scores),
-    ("streaming", ("predict",), _streaming),
-    ("export", ("predict",), _export),
+    ("streaming", ("predict",), claims.streaming),
+    ("export", ("predict",), claims.export),
 )

@@ -175,6 +175,7 @@ def _left_out(plan: Plan, rows: list[Row], bad: list[Row]) -> dict[str, Any]:
         "bad_clips": len(bad),
         "videos_without_answer": sum(not row["answered"] for row in left_out),
         "left_out": left_out,
+        "unfit": dict(plan.left_out),  # records that the plugin cannot use, by why
     }
 
 
@@ -195,11 +196,13 @@ def _measured(
             meters[row["key"]] = _meter(model)
             meters[row["key"]].update(answer, row)
     metrics = whole.compute()
+    verdict = plugin.verdict(metrics)
     if score:
         _check_scores([row["score"] for row in told], metrics[plugin.metric], model)
     return {
         "metrics": metrics,
         "score": (1 if plugin.higher_is_better else -1) * metrics[plugin.metric],
+        **({"health": verdict} if verdict else {}),
         **figures_of(rows, answers, model.classes),
         "answers": told,
         **({"meters": meters} if meters else {}),

@@ -19,8 +19,13 @@ Row = Mapping[str, Any]
 
 
 def class_counts(catalog: Catalog, plugin: Plugin) -> Mapping[str | None, int]:
-    """How many records have each class, of those that a plugin learns; None is no class at all."""
+    """How many records have each class, of those that a plugin learns; None is no class at all.
+
+    Of one that learns none there are none: it may be asked about records with and without.
+    """
     labels = getattr(plugin, "labels", "one")
+    if labels == "none":
+        return {}
     if labels == "one":
         return catalog.counts("label")
     counts: Counter[str | None] = Counter()

@@ -20,7 +20,10 @@ from clipmill.recipe import Recipe
 FOLDER = "evidence"  # of the shipped files, below the recipes
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]  # becomes a part of run names
 
-Kind = Literal["at_chance", "above", "beats", "not_below"]
+Kind = Literal["at_chance", "above", "below", "beats", "not_below"]
+NEEDED: Mapping[str, str] = {
+    "above": "level", "below": "level", "beats": "than", "not_below": "than",
+}  # fmt: skip
 Sections = dict[str, dict[str, Any]]  # parts of a recipe: model, train, data, feed
 
 
@@ -37,6 +40,7 @@ class World(_Section):
     size: int = Field(64, description="height and width, in pixels")
     seed: int = Field(0, ge=0, description="the same seed makes the same videos")
     difficulty: str = Field("default", description="of the world")
+    motion: bool = Field(False, description="whether motion is measured at ingest")
 
 
 class Claim(_Section):
@@ -46,16 +50,21 @@ class Claim(_Section):
     kind: Kind = Field(description="what is said")
     model: str | tuple[str, ...] = Field(description="of which, by the names in this file")
     world: str | tuple[str, ...] = Field(description="on which")
-    level: float | None = Field(None, description="above: the mean is above this")
+    level: float | None = Field(None, description="above, below: the mean is so of this")
     than: str | None = Field(None, description="beats, not_below: which other model")
     metric: str | None = Field(None, description="null is the plugin's own")
+    than_metric: str | None = Field(
+        None, description="beats, not_below: a metric of the other; null is the same"
+    )
 
     @model_validator(mode="after")
     def _is_whole(self) -> "Claim":
-        needed = {"above": "level", "beats": "than", "not_below": "than"}.get(self.kind)
+        needed = NEEDED.get(self.kind)
         for name in ("level", "than"):
             if (getattr(self, name) is not None) != (name == needed):
                 raise ValueError(f"{'' if name == needed else 'no '}`{name}` with {self.kind}")
+        if self.than_metric is not None and needed != "than":
+            raise ValueError(f"no `than_metric` with {self.kind}")
         return self
 
 

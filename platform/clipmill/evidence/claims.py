@@ -4,12 +4,12 @@ Means and spreads over seeds; numbers in, verdicts out. Knows neither models nor
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from clipmill.evidence.asked import Asked, Claim, Pair, pairs_of
+from clipmill.evidence.asked import Asked, Claim
 
 Verdict = Literal["shown", "refuted", "not run"]
 NORMAL_95 = 1.959964
@@ -62,17 +62,16 @@ def interval(share: float, count: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def judged(claim: Claim, found: Mapping[Pair, Measured], asked: Asked) -> Judged:
-    """Judge a claim by what was measured of its metric."""
-    sides = [found.get(pair) for pair in pairs_of(claim)]
+def judged(claim: Claim, sides: Sequence[Measured | None], asked: Asked) -> Judged:
+    """Judge a claim by what was measured of its model, and of the other where it names one."""
     seeds = min(len(side.values) if side else 0 for side in sides)
     first, *others = sides
     if first is None or None in others:
         return Judged(claim, "not run", "", 0, is_whole=False)
     if claim.kind == "at_chance":
         verdict, figures = _at_chance(first, asked.videos_for_chance)
-    elif claim.kind == "above":
-        verdict, figures = _above(first, claim.level or 0.0)
+    elif claim.kind in ("above", "below"):
+        verdict, figures = _beside_level(claim, first)
     else:
         assert others[0] is not None
         verdict, figures = _compared(claim, first, others[0])
@@ -91,14 +90,17 @@ def _at_chance(measured: Measured, least_videos: int) -> tuple[Verdict, str]:
     return ("shown" if low <= chance <= high else "refuted"), figures
 
 
-def _above(measured: Measured, level: float) -> tuple[Verdict, str]:
-    return ("shown" if measured.mean > level else "refuted"), f"{measured}, asked {level:.0%}"
+def _beside_level(claim: Claim, measured: Measured) -> tuple[Verdict, str]:
+    level = claim.level or 0.0
+    holds = measured.mean > level if claim.kind == "above" else measured.mean < level
+    return ("shown" if holds else "refuted"), f"{measured}, asked {claim.kind} {level:.0%}"
 
 
 def _compared(claim: Claim, ours: Measured, theirs: Measured) -> tuple[Verdict, str]:
     """Apart by more than both spreads together, or not."""
     margin = ours.spread + theirs.spread
-    figures = f"{claim.model} {ours}, {claim.than} {theirs}"
+    other = f"{claim.than}'s {claim.than_metric}" if claim.than_metric else claim.than
+    figures = f"{claim.model} {ours}, {other} {theirs}"
     if claim.kind == "beats":
         return ("shown" if ours.mean - theirs.mean > margin else "refuted"), figures
     return ("shown" if ours.mean >= theirs.mean - margin else "refuted"), figures

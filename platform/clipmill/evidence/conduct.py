@@ -137,7 +137,13 @@ def _found(asked: Asked, catalogs: Mapping[str, Catalog], every: Iterable[Trial]
         name: places.chance(name, asked.worlds[name], catalog) for name, catalog in catalogs.items()
     }
     found = [(trial, trial.result()) for trial in every]
-    return [{**row, "chance": chances[trial.pair.world]} for trial, row in found if row]
+    return [{**row, "chance": _chance(row, chances)} for _, row in found if row]
+
+
+def _chance(row: Row, chances: Mapping[str, float | None]) -> float | None:
+    """That of its own task, where the meter tells one; else that of the world's classes."""
+    own = row["metrics"].get("own_chance")
+    return chances[row["world"]] if own is None else float(own)
 
 
 def _of(pair: Pair, rows: Iterable[Row]) -> list[Row]:
@@ -154,12 +160,13 @@ def _measured(rows: Sequence[Row], metric: str | None) -> Measured | None:
 
 
 def _judged(claim: Claim, rows: Sequence[Row], asked: Asked) -> Judged:
-    sides = {pair: _measured(_of(pair, rows), claim.metric) for pair in pairs_of(claim)}
-    return judged(claim, {pair: side for pair, side in sides.items() if side}, asked)
+    metrics = (claim.metric, claim.than_metric or claim.metric)
+    sides = zip(pairs_of(claim), metrics, strict=False)
+    return judged(claim, [_measured(_of(pair, rows), metric) for pair, metric in sides], asked)
 
 
 def _plain(told: Judged) -> Row:
-    shown = ("claim", "kind", "model", "world", "level", "than", "metric")
+    shown = ("claim", "kind", "model", "world", "level", "than", "metric", "than_metric")
     return {
         **{name: getattr(told.claim, name) for name in shown},
         "verdict": told.verdict,

@@ -54,7 +54,7 @@ def _shipped() -> dict[str, list[tuple[str, Row]]]:
 
 
 def _row(made: Plugin, recipe: str, classes: int) -> Row:
-    view, cost = made.views()["test"], counted(made, classes)
+    view, seen, cost = made.views()["test"], made.views().values(), counted(made, classes)
     return {
         "name": made.name,
         "recipe": recipe,
@@ -64,7 +64,7 @@ def _row(made: Plugin, recipe: str, classes: int) -> Row:
         "size": view.size,
         "parameters": cost.parameters,
         "flops": cost.flops,
-        "streams": list(view.streams),
+        "streams": list(dict.fromkeys(name for each in seen for name in each.streams)),
         "files": _files(made),
         "classes": classes,
     }

@@ -41,7 +41,9 @@ def made(name: str, world: World, folder: str, progress: Progress) -> Catalog:
                 progress=lambda done, total: progress(f"making {name}", done, total),
             )  # fmt: skip
             table = storage.join(videos, TABLE)  # it tells labels of frames, which folders cannot
-            ingest.run(table, _data(name, world, folder), progress=progress)
+            measured = ("motion", "motion_curve") if world.motion else ()
+            options = ingest.Options(measures=measured)
+            ingest.run(table, _data(name, world, folder), options, progress=progress)
     return catalogs.load(_data(name, world, folder))
 
 
@@ -54,7 +56,8 @@ def chance(name: str, world: World, catalog: Catalog) -> float | None:
 
 def _home(name: str, world: World, folder: str) -> str:
     """A folder that no other size, seed or difficulty shares."""
-    told = (world.world or name, world.videos, world.size, world.seed, world.difficulty)
+    told = [world.world or name, world.videos, world.size, world.seed, world.difficulty]
+    told += ["motion"] if world.motion else []
     return storage.join(folder, "worlds", "-".join(map(str, told)))
 
 

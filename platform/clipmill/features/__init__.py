@@ -23,7 +23,7 @@ from clipmill.catalog import Catalog
 from clipmill.errors import ClipmillError, DataError
 from clipmill.features.rows import Described, Describer, kind_of
 from clipmill.infer import Model
-from clipmill.ingest import place, state
+from clipmill.ingest import derived, place, state
 from clipmill.ingest.arrange import SHARD_NAME, digest
 from clipmill.ingest.write import RECEIPTS
 
@@ -64,8 +64,14 @@ def run(
             describer = Describer(model, catalog, kind, every)
             _Writing(out, describer, made, progress or (lambda what, done, total: None)).run()
         meta: dict[str, Any] = storage.read_json(storage.join(out, "dataset.json"))
+    noted = derived.note(catalog.folder, out)  # so that `forget` can tell of it
     counts = {name: meta["counts"][name] for name in ("sources", "quarantined", "records", "bytes")}
-    told = {**counts, **meta["features"], "nothing_to_do": known is not None}
+    told = {
+        **counts,
+        **meta["features"],
+        "noted_in_data": noted,
+        "nothing_to_do": known is not None,
+    }
     return {"out": out, **told, "seconds": time.monotonic() - started}
 
 
@@ -210,8 +216,8 @@ class _Writing:
                 continue
             row = self.catalog.row(record)
             own = {"shard": name, "suffix": catalogs.FEATURES, "members": note["members"]}
-            held = {"sha256": note["sha256"], "has_audio": False, "record_digest": None}
-            told = {**row, **own, **held}
+            held = {"sha256": note["sha256"], "has_audio": False, "masks_sha256": None}
+            told = {**row, **own, **held, "record_digest": None}
             yield {column: told[column] for column in catalogs.SCHEMA.names}
 
     def _ledger(self, plan: list[_Shard]) -> pa.Table:

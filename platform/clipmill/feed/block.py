@@ -173,7 +173,7 @@ def decode(
     if "features" in view.streams:
         made["features"] = footage.features(numbers)
     if "audio" in view.streams:
-        made |= _heard(footage, view, span[0] / row["fps"])
+        made |= _heard(footage, row, view, span[0])
     top, left, tall, wide = box
     part = (left / width, top / height, (left + wide) / width, (top + tall) / height)
     return Seen(made, numbers, part)
@@ -187,8 +187,8 @@ def _seen(
     box: Crop,
     slot: NDArray[np.uint8] | None,
 ) -> dict[str, NDArray[Any]]:
-    """Frames, and what is found from them; none are decoded for flow that was kept."""
-    wanted, kept = {"rgb", "flow", "mask"} & set(view.streams), None
+    """Frames, what is found from them, and masks; none are decoded for flow that was kept."""
+    wanted, kept = {"rgb", "flow", "motion"} & set(view.streams), None
     if "flow" in wanted and stage == "train":
         kept = footage.flow(numbers, view.resize, box)
     made: dict[str, NDArray[Any]] = {} if kept is None else {"flow": kept}
@@ -196,17 +196,29 @@ def _seen(
         frames = footage.pictures(numbers, view.resize, box, slot)
         made |= {"rgb": frames} if "rgb" in wanted else {}
         made |= {"flow": video.flow(frames)} if "flow" in wanted - set(made) else {}
-        made |= {"mask": video.motion_mask(frames)} if "mask" in wanted else {}
+        made |= {"motion": video.motion_mask(frames)} if "motion" in wanted else {}
+    if stored := {"mask", "instances"} & set(view.streams):
+        masks = footage.masks(numbers, view.resize, box)
+        made |= {"mask": masks.classes} if "mask" in stored else {}
+        made |= {"instances": masks.instances} if "instances" in stored else {}
     return made
 
 
-def _heard(footage: Footage, view: View, start_seconds: float) -> dict[str, NDArray[Any]]:
-    """Sound as long as the view's frames, whatever the record's rate, and whether there is any."""
+def _heard(
+    footage: Footage, row: Mapping[str, Any], view: View, first: int
+) -> dict[str, NDArray[Any]]:
+    """Sound as long as the view's frames, whatever the record's rate, and whether there is any.
+
+    It begins with the first frame; near the end of a video earlier, so that it ends with it: silence
+    there would be of the clip's making.
+    """
     samples = round(view.frames / view.rate * view.audio_rate)
     if not footage.has_sound():
         return {"audio": np.zeros(samples, np.float32), "heard": np.asarray(0, np.float32)}
-    end_seconds = start_seconds + samples / view.audio_rate
-    sound = footage.sound(start_seconds, end_seconds, view.audio_rate)
+    seconds = samples / view.audio_rate
+    latest = row["frames"] / row["fps"] - seconds
+    start_seconds = max(0.0, min(first / row["fps"], latest))
+    sound = footage.sound(start_seconds, start_seconds + seconds, view.audio_rate)
     return {"audio": sound, "heard": np.asarray(1, np.float32)}
 
 

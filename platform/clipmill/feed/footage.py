@@ -30,6 +30,9 @@ class Footage(Protocol):
     def flow(self, numbers: NDArray[np.int64], short_side: int, crop: Crop) -> Flow | None:
         """The flow from each of these frames to the next, where it is kept and need not be found."""
 
+    def masks(self, numbers: NDArray[np.int64], short_side: int, crop: Crop) -> video.Masks:
+        """The masks of these frames, scaled and cut as they are; void where there are none."""
+
     def features(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """The features that were computed of these frames, or of those nearest to them."""
 
@@ -47,6 +50,7 @@ class Stored:
         self.row = row
         lengths = {member["suffix"]: member["length"] for member in row["members"]}
         self.indexed, self._flow_bytes = "idx" in lengths, lengths.get("flow", 0)
+        self._mask_bytes = lengths.get(video.MASK_MEMBER, 0)
 
     @functools.cached_property
     def _index(self) -> video.PacketIndex:
@@ -75,6 +79,11 @@ class Stored:
         read = functools.partial(catalog.member_part, self.row, "flow")
         return video.FlowMember(read, self._flow_bytes)
 
+    @functools.cached_property
+    def _masks(self) -> video.MaskMember:
+        read = functools.partial(catalog.member_part, self.row, video.MASK_MEMBER)
+        return video.MaskMember(read, self._mask_bytes)
+
     def pictures(
         self, numbers: NDArray[np.int64], short_side: int, crop: Crop, out: Frames | None = None
     ) -> Frames:
@@ -94,6 +103,16 @@ class Stored:
             return self._flow.between(numbers, size, crop)
         except DataError as error:
             raise VideoError(f"record {self.row['key']}: {error}", "an undamaged flow") from error
+
+    def masks(self, numbers: NDArray[np.int64], short_side: int, crop: Crop) -> video.Masks:
+        """The masks of these frames, scaled and cut as they are; void where there are none."""
+        if not self._mask_bytes:
+            return video.no_masks(len(numbers), crop)
+        size = video.scaled_size(self.row["height"], self.row["width"], short_side)
+        try:
+            return self._masks.at(numbers, size, crop)
+        except DataError as error:
+            raise VideoError(f"record {self.row['key']}: {error}", "undamaged masks") from error
 
     def features(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """The features of the frames nearest to these; of two as near the earlier."""
@@ -133,6 +152,10 @@ class OfFile:
     def flow(self, numbers: NDArray[np.int64], short_side: int, crop: Crop) -> Flow | None:
         """Nothing: a file keeps no flow."""
         return None
+
+    def masks(self, numbers: NDArray[np.int64], short_side: int, crop: Crop) -> video.Masks:
+        """Void: nobody has marked what a file shows."""
+        return video.no_masks(len(numbers), crop)
 
     def features(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """None can be had of a file: they are computed with a dataset."""

@@ -18,7 +18,7 @@ import pyarrow as pa
 from clipmill import catalog as catalogs
 from clipmill import cluster, storage
 from clipmill.errors import DataError, SourceError, StorageError
-from clipmill.ingest import arrange, examine, layouts, place, sources, spans, state
+from clipmill.ingest import arrange, examine, layouts, masks, place, sources, spans, state
 from clipmill.ingest.arrange import Part, Sorted
 from clipmill.ingest.change import Change
 from clipmill.ingest.change import change as changes
@@ -223,6 +223,7 @@ class _Ingest:
         meta = {
             "profile": asdict(self.options.profile), "classes": _classes(rows.values()),
             "source": self.root, "options": _options(self.options), "counts": counts,
+            **_mask_classes(listing.sources),
         }  # fmt: skip
         failed = sum(part.key not in rows for part in change.parts)
         same = (
@@ -261,7 +262,8 @@ def _still_true(noted: Examined | None, source: sources.Source) -> Examined | No
     if noted is None or noted.stage in state.PASSING_STAGES:
         return None
     try:
-        return replace(noted, source=source) if storage.stamp(source.path) == noted.stamp else None
+        unchanged = masks.is_unchanged(source, noted.source, noted.stamp)
+        return replace(noted, source=source) if unchanged else None
     except StorageError:
         return None
 
@@ -303,6 +305,12 @@ def _classes(rows: Any) -> list[str]:
         names |= {row["label"], *(row["labels"] or ())} - {None}
         names |= {span["label"] for span in row["spans"] or ()}
     return sorted(names)
+
+
+def _mask_classes(listed: Sequence[sources.Source]) -> dict[str, list[str]]:
+    """What the numbers in masks are called, where there are masks."""
+    names = next((each.mask_classes for each in listed if each.masks is not None), ())
+    return {"mask_classes": list(names)} if names else {}
 
 
 def _options(options: Options) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Part:
     facts: dict[str, Any] = field(default_factory=dict)
     measures: dict[str, Any] = field(default_factory=dict)
     near: str | None = None
+    masks_sha256: str = ""  # of the masks that it comes with
     estimated_bytes: int = 0
     # Damage that is allowed, whether all is decoded, what is kept beside, the class of the rest.
     making: tuple[int | bool | str, ...] = (0, False)
@@ -85,14 +86,15 @@ class Part:
             "attributes": source.attributes, "near": self.near,
             "variable_rate": self.facts["variable_rate"], "rotation": self.facts["rotation"],
             **{name: self.measures.get(name) for name in ("motion", "brightness", "sharpness", "silence")},
-            "shots": self.measures.get("shots"), "phash": self.measures.get("phash"),
+            **{name: self.measures.get(name) for name in ("motion_curve", "shots", "phash")},
         }  # fmt: skip
 
     @property
     def marks(self) -> str:
         """Hash of what is told of moments in it; where that changes, it is made anew."""
         told = [*map(asdict, self.source.spans), *map(asdict, self.source.boxes)]
-        return digest([told, self.making])
+        masks = [self.masks_sha256, dict(self.source.mask_colours)]
+        return digest([told, self.making, *(masks if self.masks_sha256 else ())])
 
     @property
     def content(self) -> str:
@@ -156,16 +158,20 @@ def _sort_group(group: list[Examined], sides: Sorted) -> None:
         told = f"the same content is labelled {', '.join(names)}"
         sides.quarantined.extend(replace(each, stage="labels", reason=told) for each in group)
         return
+    if len({each.masks_sha256 for each in group} - {""}) > 1:
+        told = "the same content comes with different masks"
+        sides.quarantined.extend(replace(each, stage="masks", reason=told) for each in group)
+        return
     kept, *others = sorted(group, key=_priority)
     sides.taken.append(kept)
     sides.duplicates.extend((other, kept) for other in others)
 
 
-def _priority(each: Examined) -> tuple[bool, int, str]:
+def _priority(each: Examined) -> tuple[bool, bool, int, str]:
     split = each.source.split
     unlabelled = (each.source.label, each.source.labels) == NO_LABEL
     place = SPLIT_PRIORITY.index(split) if split in SPLIT_PRIORITY else len(SPLIT_PRIORITY)
-    return (unlabelled, place, each.source.name)
+    return (not each.masks_sha256, unlabelled, place, each.source.name)
 
 
 def parts_of(taken: Sequence[Examined], options: Options) -> list[Part]:
@@ -190,7 +196,9 @@ def _part(each: Examined, piece: Piece, options: Options) -> Part:
         each.source, each.stamp, each.sha256, piece.start_seconds, piece.end_seconds,
         piece.duration_seconds, each.facts, piece.measures,
         estimated_bytes=_estimated_bytes(each, piece, options.profile)
-        + (_flow_bytes(each, piece, options.profile) if options.flow else 0),
+        + (_flow_bytes(each, piece, options.profile) if options.flow else 0)
+        + round(each.masks_bytes * piece.duration_seconds / each.facts["duration_seconds"]),
+        masks_sha256=each.masks_sha256,
         making=_making(options),
     )  # fmt: skip
 

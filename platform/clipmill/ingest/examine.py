@@ -11,7 +11,7 @@ from typing import Any
 
 from clipmill import storage, video
 from clipmill.errors import ClipmillError, UsageError
-from clipmill.ingest import jailed, sources
+from clipmill.ingest import jailed, masks, sources
 from clipmill.ingest.options import Options
 from clipmill.ingest.sources import Source
 from clipmill.jail import JailError
@@ -40,6 +40,8 @@ class Examined:
     sha256: str = ""
     facts: dict[str, Any] = field(default_factory=dict)  # width, height, fps, ...
     pieces: tuple[Piece, ...] = ()
+    masks_sha256: str = ""
+    masks_bytes: int = 0
     stage: str = ""
     reason: str = ""
 
@@ -62,10 +64,11 @@ def examine(source: Source, options: Options) -> Examined:
     if not _is_text(source):
         return Examined(source, stage="name", reason="what is told of it is no Unicode: mend it")
     try:
-        stamp = storage.stamp(source.path)
+        stamp = masks.stamp(source)
     except ClipmillError as error:
         return Examined(source, stage="read", reason=str(error))
     size = stamp[0] if source.length is None else source.length
+    held: tuple[str, int] = ("", 0)
     stage, sha256, path = "read", "", ""
     try:
         with storage.local(source.path, source.offset, source.length) as path:
@@ -77,11 +80,35 @@ def examine(source: Source, options: Options) -> Examined:
                 seconds=SURE_SECONDS + size / SLOWEST_BYTES_A_SECOND,
                 memory_bytes=options.memory_bytes,
             )[0]
+            if source.masks is not None:
+                stage = "masks"
+                held = _with_masks(source, path, told["facts"], options)
     except (ClipmillError, OSError) as error:
         reason = told_of(error, path, source)
         return Examined(source, stamp, sha256, stage=stage_of(error, stage), reason=reason)
     pieces = tuple(Piece(**piece) for piece in told["pieces"])
-    return Examined(source, stamp, sha256, told["facts"], pieces)
+    return Examined(source, stamp, sha256, told["facts"], pieces, *held)
+
+
+def _with_masks(
+    source: Source, path: str, facts: dict[str, Any], options: Options
+) -> tuple[str, int]:
+    """Check the masks of a video; gives their hash and how many bytes they are."""
+    with masks.local(source) as given:
+        assert given is not None
+        held = masks.measured(given)
+        jailed.call(
+            "masks",
+            {
+                "path": path,
+                "masks": given,
+                "classes": len(source.mask_classes),
+                "colours": dict(source.mask_colours),
+            },
+            seconds=SURE_SECONDS + options.seconds_a_second * facts["duration_seconds"],
+            memory_bytes=options.memory_bytes,
+        )
+    return held
 
 
 def _asked(source: Source, options: Options) -> dict[str, Any]:
@@ -135,7 +162,7 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     low, high = _bounds(start, end, info.duration_seconds)
     if request["keep"] and (low > 0 or high < info.duration_seconds):
         raise UsageError("the profile keep stores streams whole", "no start and end", "use --profile training")  # fmt: skip
-    wanted = set(request["measures"])
+    wanted = {"motion" if name == "motion_curve" else name for name in request["measures"]}
     if request["split_shots"] or "motion" in wanted:  # a cut is no motion
         wanted.add("shots")
     told = video.survey(request["path"], what=frozenset(wanted)) if wanted else None

@@ -1,6 +1,7 @@
 """Removes records for good: from shards and catalog, with a tombstone so that they stay away.
 
-Knows nothing of runs and models; who asks may look for those trained on what is forgotten.
+Datasets that were made of this one are told, not changed. Knows nothing of runs and models; who
+asks may look for those trained on what is forgotten.
 """
 
 import json
@@ -13,14 +14,14 @@ from clipmill import catalog as catalogs
 from clipmill import shards, storage
 from clipmill.catalog import Catalog
 from clipmill.errors import DataError
-from clipmill.ingest import place, state
+from clipmill.ingest import derived, place, state
 from clipmill.ingest.arrange import digest
 from clipmill.ingest.state import FORGOTTEN_REASON, Row, State
 from clipmill.ingest.write import RECEIPTS
 
 
 def forget(folder: str, keys: Sequence[str]) -> dict[str, Any]:
-    """Forget records by key; gives what they were and in which catalogs they stood."""
+    """Forget records by key; gives what they were, in which catalogs they stood and still stand."""
     folder = storage.absolute(folder)
     with storage.holding(folder, "clipmill forget"):
         found = state.read(folder)
@@ -37,6 +38,7 @@ def forget(folder: str, keys: Sequence[str]) -> dict[str, Any]:
         "data": folder,
         "forgotten": [{name: row[name] for name in ("key", "source", "split", "label")} for row in gone],
         "records": len(rows),
+        "features": list(derived.with_records(folder, keys)),
         "digests": found.meta["history"][since:],
     }  # fmt: skip
 

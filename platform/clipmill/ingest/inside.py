@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from clipmill import video
 from clipmill.ingest import examine, make
 from clipmill.ingest.jailed import Answer
 
@@ -11,4 +12,8 @@ def serve(request: dict[str, Any], blobs: list[bytes]) -> Answer:
     del blobs
     if request["call"] == "look":
         return examine.look(request), []
+    if request["call"] == "masks":
+        asked = ("masks", "path", "classes", "colours")
+        video.check_masks(*(request[name] for name in asked))
+        return {}, []
     return make.records(request)

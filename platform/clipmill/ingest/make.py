@@ -18,7 +18,7 @@ from clipmill import catalog as catalogs
 from clipmill import shards, storage, video
 from clipmill.catalog import Catalog
 from clipmill.errors import ClipmillError, DataError
-from clipmill.ingest import jailed
+from clipmill.ingest import jailed, masks
 from clipmill.ingest.arrange import IN_SIDECAR, Part
 from clipmill.ingest.examine import SURE_SECONDS, stage_of, told_of
 from clipmill.ingest.options import Options
@@ -39,9 +39,12 @@ def make_piece(piece: Sequence[Part], options: Options) -> Iterator[Made]:
         parts = list(group)
         source, path = parts[0].source, ""
         try:
-            with storage.local(source.path, source.offset, source.length) as path:
+            with (
+                storage.local(source.path, source.offset, source.length) as path,
+                masks.local(source) as given,
+            ):
                 for part in parts:
-                    yield _make(part, path, options)
+                    yield _make(part, path, given, options)
         except (ClipmillError, OSError) as error:
             for part in parts:
                 yield fault(part, "read", told_of(error, path, source)), None
@@ -52,18 +55,18 @@ def fault(part: Part, stage: str, reason: str) -> dict[str, Any]:
     return {"key": part.key, "stage": stage, "reason": reason, **part.place}
 
 
-def _make(part: Part, path: str, options: Options) -> Made:
+def _make(part: Part, path: str, given: str | None, options: Options) -> Made:
     try:
-        if storage.stamp(part.source.path) != part.stamp:
+        if masks.stamp(part.source) != part.stamp:
             raise _Changed("the file changed after it was looked at", todo="run it again")
         told, blobs = jailed.call(
             "make",
-            _asked(part, path, options),
+            {**_asked(part, path, options), "masks": given, "colours": part.source.mask_colours},
             seconds=SURE_SECONDS + options.seconds_a_second * part.duration_seconds,
             memory_bytes=options.memory_bytes,
         )
         data = _unchanged(path, part) if told["unchanged"] else blobs[0]
-        if storage.stamp(part.source.path) != part.stamp:
+        if masks.stamp(part.source) != part.stamp:
             raise _Changed("the file changed while it was read", todo="run it again")
     except (ClipmillError, OSError) as error:
         stage = "read" if isinstance(error, _Changed) else stage_of(error, "decode")
@@ -71,7 +74,9 @@ def _make(part: Part, path: str, options: Options) -> Made:
     if told["corrupt_frames"] > options.max_corrupt_frames:
         reason = f"{told['corrupt_frames']} damaged frames; {'; '.join(told['faults'])}"
         return fault(part, "decode", reason), None
-    return _finished(part, told, data, {"idx": blobs[1], "flow": blobs[2]})
+    return _finished(
+        part, told, data, {"idx": blobs[1], "flow": blobs[2], video.MASK_MEMBER: blobs[3]}
+    )
 
 
 def _unchanged(path: str, part: Part) -> bytes | shards.FilePart:
@@ -111,7 +116,8 @@ def _finished(
     own = data if isinstance(data, shards.FilePart) else None
     made = b"" if isinstance(data, shards.FilePart) else data
     sha256 = own.sha256 if own else hashlib.sha256(made).hexdigest()
-    row = {**part.row, **facts, "sha256": sha256}
+    of_masks = hashlib.sha256(held).hexdigest() if (held := beside[video.MASK_MEMBER]) else None
+    row = {**part.row, **facts, "sha256": sha256, "masks_sha256": of_masks}
     members = {"json": sidecar(row), **{name: blob for name, blob in beside.items() if blob}}
     if own:
         return row, shards.Record(part.key, members, {told["suffix"]: own})
@@ -140,7 +146,7 @@ def copied(part: Part, old: dict[str, Any], folder: str) -> Made:
 
 
 def records(request: dict[str, Any]) -> jailed.Answer:
-    """Within the jail: make one record's video, its index, and its flow if asked."""
+    """Within the jail: make one record's video, its index, its masks, and its flow if asked."""
     path, times = request["path"], (request["start_seconds"], request["end_seconds"])
     profile = video.Profile(**request["profile"])
     data, made = video.transcode(
@@ -148,6 +154,7 @@ def records(request: dict[str, Any]) -> jailed.Answer:
     )
     index = video.index_of(data, made.source_times_seconds)
     flow = _flow(data, index, made, profile) if request["flow"] else b""
+    held = _masks(request, made) if request["masks"] else b""
     unchanged = profile.name == "keep" and _same(path, data)
     told = {
         **{name: getattr(made, name) for name in (
@@ -158,7 +165,7 @@ def records(request: dict[str, Any]) -> jailed.Answer:
         "spans": in_frames(request["spans"], made.source_times_seconds, request["background"]),
         "boxes": _boxes(request["boxes"], made.source_times_seconds),
     }  # fmt: skip
-    return told, [b"" if unchanged else data, index.packed() if index else b"", flow]
+    return told, [b"" if unchanged else data, index.packed() if index else b"", flow, held]
 
 
 def _flow(
@@ -166,6 +173,11 @@ def _flow(
 ) -> bytes:
     size, step = (made.height, made.width), video.flow_step(profile, made.fps)
     return video.flow_member(data, index, size=size, frames=made.frames, step=step)
+
+
+def _masks(request: dict[str, Any], made: video.Transcoded) -> bytes:
+    size, times = (made.height, made.width), made.source_times_seconds
+    return video.masks_of_record(request["masks"], request["path"], times, size, request["colours"])
 
 
 def _same(path: str, data: bytes) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from clipmill import video
 from clipmill.errors import UsageError
 
-MEASURES = ("motion", "brightness", "sharpness", "silence", "shots", "phash")
+MEASURES = ("motion", "motion_curve", "brightness", "sharpness", "silence", "shots", "phash")
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from clipmill import storage
 from clipmill.errors import DataError
 from clipmill.ingest import state
 from clipmill.ingest.arrange import SHARD_NAME
+from clipmill.ingest.derived import DERIVED
 from clipmill.ingest.write import RECEIPTS
 
 OURS = frozenset({RECEIPTS, ".held", "catalog.parquet", "dataset.json", state.SOURCES,
-                  state.QUARANTINE, state.FORGOTTEN})  # fmt: skip
+                  state.QUARANTINE, state.FORGOTTEN, DERIVED})  # fmt: skip
 
 
 def check(out: str) -> None:

@@ -46,6 +46,9 @@ class Source:
     end_seconds: float | None = None  # None: to its end
     spans: tuple[Span, ...] = ()
     boxes: tuple[Box, ...] = ()
+    masks: str | None = None  # a folder or zip of PNGs, or a video, of a mask for each frame
+    mask_classes: tuple[str, ...] = ()  # the names of 1, 2, ... in the masks
+    mask_colours: Mapping[str, int] = field(default_factory=dict)  # where they are painted
     member: str | None = None  # name within a tar, with where its bytes lie
     offset: int | None = None
     length: int | None = None
@@ -76,5 +79,5 @@ def revived(plain: Mapping[str, Any]) -> Source:
     """A source from plain data."""
     spans = tuple(Span(**span) for span in plain.get("spans", ()))
     boxes = tuple(Box(**box) for box in plain.get("boxes", ()))
-    labels = tuple(plain.get("labels", ()))
-    return Source(**{**plain, "spans": spans, "boxes": boxes, "labels": labels})
+    names = {name: tuple(plain.get(name, ())) for name in ("labels", "mask_classes")}
+    return Source(**{**plain, **names, "spans": spans, "boxes": boxes})

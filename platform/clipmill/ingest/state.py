@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from clipmill import catalog as catalogs
 from clipmill import storage
 from clipmill.errors import ClipmillError, DataError
+from clipmill.ingest import masks
 from clipmill.ingest.arrange import Part, Sorted, digest
 from clipmill.ingest.examine import Examined, Piece, printable, revived
 from clipmill.ingest.options import Options
@@ -87,7 +88,8 @@ class State:
             return None
         told = revived(json.loads(row["examined"]))
         try:
-            fresh = told.stage not in PASSING_STAGES and storage.stamp(source.path) == told.stamp
+            unchanged = masks.is_unchanged(source, told.source, told.stamp)
+            fresh = unchanged and told.stage not in PASSING_STAGES
         except ClipmillError:
             return None
         return replace(told, source=source) if fresh else None

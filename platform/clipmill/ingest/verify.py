@@ -3,6 +3,7 @@
 Writes nothing.
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -72,8 +73,21 @@ def _frame_faults(catalog: Catalog, row: dict[str, Any], deep: bool) -> Iterator
             fault = video.flow_fault(flow, data, fresh, frames=row["frames"], deep=deep)
             if fault:
                 yield f"{row['shard']}: {row['key']}.flow is not of its video: {fault}"
+        if video.MASK_MEMBER in suffixes:
+            yield from _mask_faults(catalog, row, deep)
     except (DataError, VideoError) as error:
         yield f"{row['shard']}: {row['key']}: {error}"
+
+
+def _mask_faults(catalog: Catalog, row: dict[str, Any], deep: bool) -> Iterator[str]:
+    member = catalog.read(row, video.MASK_MEMBER)
+    where = f"{row['shard']}: {row['key']}.{video.MASK_MEMBER}"
+    if hashlib.sha256(member).hexdigest() != row["masks_sha256"]:
+        yield f"{where} is not the one that the catalog tells"
+    size, classes = (row["height"], row["width"]), len(catalog.mask_classes)
+    fault = video.mask_fault(member, frames=row["frames"], size=size, classes=classes, deep=deep)
+    if fault:
+        yield f"{where} is not of its video: {fault}"
 
 
 def _feature_faults(row: dict[str, Any]) -> Iterator[str]:

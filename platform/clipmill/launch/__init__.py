@@ -19,7 +19,7 @@ from clipmill import plan as plans
 from clipmill import recipe as recipes
 from clipmill.catalog import Catalog
 from clipmill.checkpoint import Keeper, State
-from clipmill.errors import ClipmillError, DataError, RunError
+from clipmill.errors import ClipmillError, DataError, PlanError, RunError
 from clipmill.folder import Folder, committed_step, folder_of, read_metrics
 from clipmill.launch import begin, lesson, room, stop
 from clipmill.launch.fit import fit
@@ -130,8 +130,7 @@ def _check_same(
     if last is None or not storage.exists(home.recipe):
         return []
     before: dict[str, Any] = storage.read_json(home.recipe)
-    if before["identity"] != given.identity():
-        changed = given.differences(recipes.parse(before["recipe"]))
+    if changed := given.differences(recipes.parse(before["recipe"])):
         raise RunError(
             f"the run {given.run.name!r} began with another {', '.join(changed)}",
             "the same model, data and training keys (workers, logging and checkpoints may differ)",
@@ -235,9 +234,10 @@ def _finished(
         "weights_sha256": state.weights_sha256,
         "takes_sha256": state.takes_sha256,
         **_told_of_feed(home),
+        **({"health": figures["health"]} if "health" in figures else {}),
         **({"validation_fault": figures["fault"]} if "fault" in figures else {}),
     }
-    tracked.end(_ending(given, state, metrics))
+    tracked.end(_ending(given, state, metrics, figures.get("health")))
     return _put_result(home, result, tracked)
 
 
@@ -258,10 +258,11 @@ def _told_of_feed(home: Folder) -> dict[str, Any]:
     return {"bad_clips": len(read_metrics(home.bad_clips)), "verdict": figures["verdict"]}
 
 
-def _ending(given: Recipe, state: State, metrics: dict[str, float]) -> Ending:
+def _ending(given: Recipe, state: State, metrics: dict[str, float], health: str | None) -> Ending:
     tags = {
         "clipmill.weights_sha256": state.weights_sha256,
         "clipmill.takes_sha256": state.takes_sha256,
+        **({"clipmill.health": health} if health else {}),
     }
     row = {"step": state.step, "time": time.time(), **metrics}
     return Ending("FINISHED", tags, row, model=True, register=given.track.register_)
@@ -291,7 +292,7 @@ def _validation(
 
     try:
         figures = evaluation.evaluate(model, catalog, stage="val", progress=tell)
-    except DataError as error:  # what was learned is not lost by videos that do not decode
+    except (DataError, PlanError) as error:  # what was learned is not lost by unfit videos
         return {"fault": str(error)}
     with suppress(ClipmillError, OSError):  # pictures are not worth a run
         evaluation.draw(figures, storage.join(folder_of(given).path, track.PICTURES), catalog)

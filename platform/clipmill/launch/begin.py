@@ -43,7 +43,7 @@ def gather(given: Recipe, home: Folder, classes: tuple[str, ...]) -> dict[str, A
         with _weights(source, given) as weights:
             missing = {name: like for name, like in wanted.items() if name not in found}
             pairs = matched(missing, weights)
-            if not pairs:
+            if not any(weights[theirs].is_floating_point() for theirs in pairs.values()):
                 raise _none_fits(source, weights, wanted)
             found |= {name: weights[theirs].contiguous() for name, theirs in pairs.items()}
             left = sorted(weights.keys() - set(pairs.values()))
@@ -94,21 +94,24 @@ def matched(wanted: Tensors, weights: Tensors) -> dict[str, str]:
     """The name in `weights` of each tensor that is wanted, where there is one of its shape.
 
     The same name goes first. What is left is found under another beginning, such as `backbone.`
-    for `encoder.network.`, if many tensors tell of the same one.
+    for `encoder.network.`, if many tensors tell of the same one. Names decide before shapes: of a
+    wider network the second stage has the shapes of a narrower one's third, and is not it.
     """
     pairs = {n: n for n, like in wanted.items() if n in weights and _alike(like, weights[n])}
     moves: dict[tuple[str, str], dict[str, str]] = {}
-    for name in wanted.keys() - pairs.keys():
+    for name in wanted.keys() - weights.keys():
         for theirs in weights.keys() - pairs.keys():
-            if name.rsplit(".", 1)[-1] == theirs.rsplit(".", 1)[-1] and _alike(
-                wanted[name], weights[theirs]
-            ):
+            if name.rsplit(".", 1)[-1] == theirs.rsplit(".", 1)[-1]:
                 moves.setdefault(_apart(theirs, name), {})[name] = theirs
-    enough = min(RENAMED_TENSORS, len(weights) // 2 + 1)
-    for _, move in sorted(moves.items(), key=lambda each: (-len(each[1]), each[0])):
-        new = {name: theirs for name, theirs in move.items() if name not in pairs}
+    fits = {move: {n: t for n, t in names.items() if _alike(wanted[n], weights[t])}
+            for move, names in moves.items()}  # fmt: skip
+    enough, settled = min(RENAMED_TENSORS, len(weights) // 2 + 1), set[str]()
+    for move in sorted(moves, key=lambda each: (-len(moves[each]), -len(fits[each]), each)):
+        new = moves[move].keys() - settled
         if len(new) >= enough:
-            pairs |= new
+            settled |= new
+            found = {name: theirs for name, theirs in fits[move].items() if name in new}
+            pairs |= found if len(found) >= enough else {}
     return pairs
 
 

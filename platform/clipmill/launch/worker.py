@@ -1,8 +1,6 @@
 """One rank of a run: restore, feed, step, commit. Runs in a Ray Train worker or in the process."""
 
-import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,16 +12,11 @@ import torch.distributed
 from clipmill import checkpoint, feed, infer, recipe, storage, train
 from clipmill import plan as plans
 from clipmill.checkpoint import Keeper, Saved, State
-from clipmill.folder import (
-    Folder,
-    add_lines,
-    cut_bad_clips,
-    cut_metrics,
-    read_metrics,
-)
+from clipmill.folder import Folder, add_lines, cut_metrics
 from clipmill.launch import begin, lesson
 from clipmill.launch.judge import Judge, Verdict, patience_of
 from clipmill.launch.stop import Agreement
+from clipmill.launch.trail import Trail
 from clipmill.plan import Plan
 from clipmill.recipe import Recipe
 
@@ -60,8 +53,8 @@ class Worker:
         )
         self.patience = patience_of(given)
         self.agreement = Agreement(folder, self.world)
-        self.digest, self.pending, self.folded = bytes(32), list[list[bytes]](), 0
-        self.bad: Counter[int] = Counter()
+        most_bad = given.feed.max_bad_share * self.plan.takes_in_catalog
+        self.trail = Trail(self.home.bad_clips, most_bad, self.rank, self.world)
         self.waited = self.copied = self.computed = 0.0
 
     def _loop(self, device: str) -> train.Loop:
@@ -138,7 +131,7 @@ class Worker:
             guard=self.guard,
             before_update=self.keeper.taken,
         ):
-            self.pending.append(step.digests)
+            self.trail.pending.append(step.digests)
             self._measure(step)
             if self._after(step):
                 return
@@ -149,7 +142,7 @@ class Worker:
         if not taught.teach(self.plan.plugin, self.model):
             return
         steps = self.given.train.steps
-        self.pending = taught.digests
+        self.trail.pending = taught.digests
         verdict = self._verdict() if self.judge else None
         row = {"step": steps, "time": time.time(), **taught.figures(self.model)}
         add_lines(self.home.metrics, [row | _told(verdict)])
@@ -193,16 +186,12 @@ class Worker:
         if last is not None:
             average = self.average.weights if self.average else None
             state = checkpoint.restore(last, self.model, self.optimizer, average)
-            self.digest, self.folded = bytes.fromhex(state.takes_sha256), state.position
             self.guard.recall(state.told.get("guard", {}))
             if self.patience:
                 self.patience = replace(self.patience, **state.told.get("patience", {}))
-        done = state.step if state else 0
-        met = [r for r in read_metrics(self.home.bad_clips) if r["position"] < self.folded]
-        self.bad.update(row["epoch"] for row in met)
+        self.trail.begin(state)
         if self.rank == 0:
-            cut_metrics(self.home.metrics, done)
-            cut_bad_clips(self.home.bad_clips, done * self.loop.batch)
+            cut_metrics(self.home.metrics, state.step if state else 0)
         return state
 
     def _last_good(self) -> str | None:
@@ -266,14 +255,14 @@ class Worker:
         return {f"feed_{name}": float(told[name]) for name in names}
 
     def _commit(self, number: int, verdict: Verdict | None) -> None:
-        self._fold(number * self.loop.batch)
+        self.trail.fold(number * self.loop.batch, self.feed.ledger)
         told = {"guard": self.guard.told()}
         if self.patience:
             told["patience"] = self.patience.told()
         state = State(
             step=number,
             position=number * self.loop.batch,
-            takes_sha256=self.digest.hex(),
+            takes_sha256=self.trail.digest.hex(),
             catalog_digest=self.catalog_digest,
             plan_digest=self.plan.digest,
             recipe_identity=self.given.identity(),
@@ -285,31 +274,6 @@ class Worker:
         average = self.average.state() if self.average else None
         saved = Saved(self.model, self.optimizer, average)
         self.keeper.save(state, saved, writes=self.rank == 0)
-
-    def _fold(self, position: int) -> None:
-        """Gather what all ranks trained on since the last commit, and fold it in order."""
-        bad = [row for row in self.feed.ledger if self.folded <= row["position"] < position]
-        gathered: list[Any] = [(self.pending, bad)]
-        if self.world > 1:
-            gathered = [None] * self.world
-            torch.distributed.all_gather_object(gathered, (self.pending, bad))
-        digests = [part[0] for part in gathered]
-        for parts in zip(*digests, strict=True):  # one step: the slices of all ranks in order
-            batch = b"".join(digest for part in parts for digest in part)
-            self.digest = hashlib.sha256(self.digest + batch).digest()
-        rows = [row for part in gathered for row in part[1]]
-        if self.rank == 0:
-            add_lines(self.home.bad_clips, sorted(rows, key=lambda row: int(row["position"])))
-        self._count_bad(rows)
-        self.pending, self.folded = [], position
-
-    def _count_bad(self, rows: list[dict[str, Any]]) -> None:
-        """Stop when more clips of an epoch are bad than may be, on all ranks and over restarts."""
-        self.bad.update(row["epoch"] for row in rows)
-        most = self.given.feed.max_bad_share * self.plan.takes_in_catalog
-        for row in rows:
-            if self.bad[row["epoch"]] > most:
-                raise feed.too_many_bad(self.bad[row["epoch"]], most, row["reason"])
 
 
 def _told(verdict: Verdict | None) -> dict[str, float]:

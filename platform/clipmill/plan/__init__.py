@@ -7,7 +7,15 @@ slices of the plan. Knows neither how takes are decoded nor who trains on them.
 from clipmill.plan.cost import Cost, cost
 from clipmill.plan.epochs import Plan
 from clipmill.plan.lot import Lot
-from clipmill.plan.making import catalog_of, check_batch, check_ranks, make, splits, warnings
+from clipmill.plan.making import (
+    catalog_of,
+    check_batch,
+    check_ranks,
+    clips_that_fill,
+    make,
+    splits,
+    warnings,
+)
 from clipmill.plan.table import dump, rank_slice, ranks, tables
 from clipmill.plan.visits import Sampling
 
@@ -19,6 +27,7 @@ __all__ = [
     "catalog_of",
     "check_batch",
     "check_ranks",
+    "clips_that_fill",
     "cost",
     "dump",
     "make",

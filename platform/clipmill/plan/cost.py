@@ -23,11 +23,14 @@ DECODE_A_MEGAPIXEL = 0.005  # of a packet that the decoder is fed, as it is stor
 CONVERT_A_MEGAPIXEL = 0.006  # of a frame that is seen, scaled
 FLOW_A_MEGAPIXEL = 0.125  # of a field that is found
 KEPT_FLOW_A_MEGAPIXEL = 0.025  # of a field that was kept at ingest
-MASK_A_MEGAPIXEL = 0.5  # of a frame, whose flow is found for it
+MOTION_A_MEGAPIXEL = 0.5  # of a frame, whose flow is found for it
+READ_A_MASK = 0.0005  # of those that are stored
+MASK_A_MEGAPIXEL = 0.02  # of one that is seen, scaled
 SOUND_A_SECOND = 0.002
 
 ANYONES_KEY_INTERVAL = 60  # frames, of videos that are kept as they are
-FRAME_BYTES = {"rgb": 3, "flow": 2, "mask": 1}  # of a pixel
+FRAME_BYTES = {"rgb": 3, "flow": 2, "motion": 1, "mask": 1, "instances": 2}  # of a pixel
+FROM_FRAMES = {"rgb", "flow", "motion"}  # what frames must be decoded for
 NUMBER_BYTES = 4
 
 
@@ -88,7 +91,7 @@ def _side(view: View, plan: Plan) -> int:
 
 def _bytes(view: View, plan: Plan) -> float:
     pixels = _side(view, plan) ** 2
-    frames = {"rgb": view.frames, "flow": view.frames - 1, "mask": view.frames}
+    frames = {**dict.fromkeys(FRAME_BYTES, view.frames), "flow": view.frames - 1}
     pictures = sum(FRAME_BYTES[s] * frames[s] * pixels for s in view.streams if s in frames)
     sound = NUMBER_BYTES * view.frames / view.rate * view.audio_rate
     features = NUMBER_BYTES * view.frames * view.features
@@ -106,11 +109,14 @@ def _cpu_seconds(view: View, dataset: _Dataset, plan: Plan) -> dict[str, float]:
     is_kept = _is_kept(view, dataset, plan)
     if "flow" in view.streams:
         made["flow"] = fields * (KEPT_FLOW_A_MEGAPIXEL if is_kept else FLOW_A_MEGAPIXEL)
-    if "mask" in view.streams:
-        made["mask"] = fields * MASK_A_MEGAPIXEL
+    if "motion" in view.streams:
+        made["motion"] = fields * MOTION_A_MEGAPIXEL
+    if {"mask", "instances"} & {*view.streams}:
+        seen = _side(view, plan) ** 2 / 1e6
+        made["mask"] = view.frames * (READ_A_MASK + seen * MASK_A_MEGAPIXEL)
     if "audio" in view.streams:
         made["audio"] = view.frames / view.rate * SOUND_A_SECOND
-    if {*FRAME_BYTES} & {*view.streams} - ({"flow"} if is_kept else set()):
+    if FROM_FRAMES & {*view.streams} - ({"flow"} if is_kept else set()):
         height, width = scaled_size(round(dataset.height), round(dataset.width), view.resize)
         of_packet = FEED_A_PACKET + DECODE_A_MEGAPIXEL * dataset.height * dataset.width / 1e6
         seen = view.frames * height * width / 1e6

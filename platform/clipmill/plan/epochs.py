@@ -19,6 +19,7 @@ from clipmill.catalog import Catalog
 from clipmill.errors import PlanError
 from clipmill.plan.lot import Lot, lot
 from clipmill.plan.order import Units, ordered, together
+from clipmill.plan.unfit import LeftOut
 from clipmill.plan.visits import Groups, Sampling, Visits, easiest, groups_of, visits
 from clipmill.plugin import Plugin
 from clipmill.takes import Draw, Numbers, Stage, Takes, joined, narrow, snapped
@@ -57,6 +58,7 @@ class Plan:
     batch: int
     window: int = 0
     sampling: Sampling = field(default_factory=Sampling)
+    left_out: LeftOut = ()  # records that the plugin cannot use; they are not in the catalog
 
     def epoch(self, epoch: int) -> Takes:
         """All takes of an epoch in order, the last incomplete batch included."""

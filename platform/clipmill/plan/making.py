@@ -1,22 +1,22 @@
 """A plan from a recipe: the datasets opened and joined, and what cannot work refused or told.
 
-The rules for what a record lacks are here as sentences; the feed keeps to them.
+What is not refused, and a person should know of, is told in sentences.
 """
 
 import os
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipmill import catalog as catalogs
 from clipmill import storage
 from clipmill.catalog import Catalog
 from clipmill.errors import PlanError
+from clipmill.plan import shares, unfit
 from clipmill.plan.epochs import Plan
+from clipmill.plan.lacking import lacking
 from clipmill.plan.visits import Sampling
 from clipmill.recipe import Data, Recipe
-from clipmill.takes import Stage, View
+from clipmill.takes import Stage
 
 ROWS_IN_MEMORY = 2_000_000  # about what a catalog keeps of the groups that rows were read from
 
@@ -51,12 +51,17 @@ def make(recipe: Recipe, stage: Stage, catalog: Catalog | None = None) -> Plan:
             f"it has the splits {splits(whole)}",
         )
     check_rates(part)
+    plugin = recipe.plugin()
+    part, left_out = unfit.without_unfit(part, plugin, split)
     train = recipe.train
     sampling = _sampling(recipe.data, part) if stage == "train" else Sampling()
+    if stage == "train" and recipe.data.share < 1:
+        part = part.picked(shares.kept(part, recipe.data.share, train.seed, sampling))
     window = recipe.data.window
-    plan = Plan(part, recipe.plugin(), stage, train.seed, train.batch, window, sampling)
+    plan = Plan(part, plugin, stage, train.seed, train.batch, window, sampling, left_out)
     if stage == "train":
         check_batch(plan)
+        check_masks(plan)
         check_ranks(plan, train.workers)
     return plan
 
@@ -106,7 +111,26 @@ def check_batch(plan: Plan) -> None:
         raise PlanError(
             f"train.batch is {plan.batch}, an epoch has {plan.takes_in_catalog} takes",
             "a batch no larger than an epoch",
-            f"set train.batch={plan.takes_in_catalog} or less",
+            f"set train.batch={plan.takes_in_catalog} or less, or"
+            f" data.clips={clips_that_fill(plan)} for several clips of each video",
+        )
+
+
+def clips_that_fill(plan: Plan) -> int:
+    """How many clips of a video at a time fill a batch, where fewer videos than that are there."""
+    return plan.sampling.clips * -(-plan.batch // max(1, plan.takes_in_catalog))
+
+
+def check_masks(plan: Plan) -> None:
+    """Refuse to learn from masks where no record has any."""
+    views = plan.plugin.views()
+    wanted = {stream for name in plan.at(0, 1).views for stream in views[name].streams}
+    if wanted & {"mask", "instances"} and not (plan.catalog.column("masks_sha256") != None).any():  # noqa: E711  # fmt: skip
+        raise PlanError(
+            f"{plan.plugin.name} learns from masks, and none of the {len(plan.catalog)} records"
+            f" of {plan.catalog.folder} has any",
+            "records with masks",
+            "ingest a table with the columns masks and mask_classes",
         )
 
 
@@ -125,34 +149,17 @@ def check_ranks(plan: Plan, ranks: int) -> None:
 
 def warnings(plan: Plan) -> list[str]:
     """Tell what the views ask for and the records lack, and what the feed does then."""
-    dropped = plan.takes_in_catalog - plan.takes_per_epoch
+    # What learns without gradients takes the last takes in a short batch.
+    dropped = (plan.takes_in_catalog - plan.takes_per_epoch) * plan.plugin.by_gradient
     told = [f"{dropped} takes of each epoch fill no batch and are left for the next order"]
-    views = plan.plugin.views()
-    used = [views[name] for name in plan.at(0, 1).views]
-    lacking = [_lacking(plan.catalog, view) for view in dict.fromkeys(used)]
-    texts = dict.fromkeys(text for each in lacking for text in each)
     far = [
         f"the rows of {len(plan.catalog)} records do not stay in memory, and in random order each "
         "costs a read: set data.window=100000"
     ]
     is_far = plan.stage == "train" and not plan.window and len(plan.catalog) > ROWS_IN_MEMORY
-    return (told if dropped else []) + list(texts) + (far if is_far else [])
-
-
-def _lacking(catalog: Catalog, view: View) -> list[str]:
-    fps = catalog.column("fps")
-    side = np.minimum(catalog.column("height"), catalog.column("width"))
-    short = catalog.column("frames") < view.span_frames(fps)
-    slow = (fps < view.rate * (1 - 1e-6)) & (view.frames > 1)
-    rules: list[tuple[NDArray[Any], str]] = [
-        (short, "shorter than a clip: their last frame stands still"),
-        (slow, f"of fewer than {view.rate:g} frames a second: frames repeat"),
-        (side < view.resize, f"smaller than {view.resize} pixels: they are scaled up"),
+    unused = [
+        f"{count} videos are left out, which {plan.plugin.name} cannot use: {reason}"
+        for reason, count in plan.left_out
     ]
-    if "audio" in view.streams:
-        rules += [
-            (catalog.column("has_audio") != True, "without sound: it is silence"),  # noqa: E712
-            (short, "shorter than a clip: their sound ends in silence"),
-        ]
-    counted = [(int(np.count_nonzero(lacks)), text) for lacks, text in rules]
-    return [f"{count} of {len(catalog)} videos are {text}" for count, text in counted if count]
+    remarks = list(plan.plugin.remarks(plan.catalog))
+    return unused + (told if dropped else []) + lacking(plan) + remarks + (far if is_far else [])

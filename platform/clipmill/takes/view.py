@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-Stream = Literal["rgb", "flow", "audio", "mask", "features"]
+Stream = Literal["rgb", "flow", "audio", "motion", "mask", "instances", "features"]
 Augmentation = Literal[
     "crop", "resized_crop", "flip", "color", "grey", "blur", "erase", "mixup", "cutmix",
     "reverse", "jitter",

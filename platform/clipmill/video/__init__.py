@@ -9,6 +9,9 @@ from clipmill.video.facts import VideoInfo, grid_frames, probe
 from clipmill.video.index import PacketIndex, index_of, unpacked
 from clipmill.video.indexed import decode_indexed
 from clipmill.video.kept_flow import FlowMember, flow_bytes, flow_fault, flow_member, flow_step
+from clipmill.video.kept_masks import MASK_MEMBER, MaskMember, mask_fault, zipped_masks
+from clipmill.video.mask_source import check_masks, masks_of_record
+from clipmill.video.masks import MOST_CLASSES, VOID, Masks, no_masks
 from clipmill.video.motion import FLOW_STEPS_A_PIXEL, flow, motion_mask
 from clipmill.video.profile import PROFILES, Profile, Transcoded
 from clipmill.video.read import decode_frames
@@ -17,19 +20,26 @@ from clipmill.video.rgb import scaled_size
 from clipmill.video.sound import decode_audio_indexed, has_sound, sound_of
 from clipmill.video.source import Source
 from clipmill.video.spectrum import log_mel
-from clipmill.video.survey import Survey, survey
+from clipmill.video.survey import CURVE_SECONDS, Survey, survey
 from clipmill.video.write import encode
 
 __all__ = [
+    "CURVE_SECONDS",
     "FLOW_STEPS_A_PIXEL",
+    "MASK_MEMBER",
+    "MOST_CLASSES",
     "PROFILES",
+    "VOID",
     "FlowMember",
+    "MaskMember",
+    "Masks",
     "PacketIndex",
     "Profile",
     "Source",
     "Survey",
     "Transcoded",
     "VideoInfo",
+    "check_masks",
     "decode_audio",
     "decode_audio_indexed",
     "decode_frames",
@@ -44,11 +54,15 @@ __all__ = [
     "has_sound",
     "index_of",
     "log_mel",
+    "mask_fault",
+    "masks_of_record",
     "motion_mask",
+    "no_masks",
     "probe",
     "scaled_size",
     "sound_of",
     "survey",
     "transcode",
     "unpacked",
+    "zipped_masks",
 ]

@@ -34,6 +34,7 @@ SMALL = 64  # pixels on both sides; every aspect ratio is squeezed to it
 SHARP_SHORT_SIDE = 256  # sharpness is looked for at this size
 SILENT_DBFS = -60.0
 WINDOW_SECONDS = 0.05
+CURVE_SECONDS = 0.5  # that each score of a motion curve is the mean of
 SOUND_RATE = 16_000
 RUN_SAMPLES = 5 * SOUND_RATE
 HASHED_AT = (1 / 6, 1 / 2, 5 / 6)
@@ -66,6 +67,7 @@ class Survey:
         end = min(end_seconds, max(self.duration_seconds, start_seconds))
         return {
             "motion": self._motion(start_seconds, end),
+            "motion_curve": self._motion_curve(start_seconds, end),
             "brightness": self._mean("brightness", self.brightness, start_seconds, end),
             "sharpness": self._mean("sharpness", self.sharpness, start_seconds, end),
             "silence": self._silence(start_seconds, end),
@@ -94,10 +96,27 @@ class Survey:
     def _motion(self, start: float, end: float) -> float | None:
         if "motion" not in self.what:
             return None
-        rows = self._on_screen(start, end)
-        moved = np.where(np.diff(rows) > 0, self.motion[rows[1:]], 0)
+        moved = self._moved(start, end)
         moved = moved[~np.isnan(moved)]
         return round(float(moved.mean(dtype=np.float64)), 6) if len(moved) else 0.0
+
+    def _moved(self, start: float, end: float) -> Floats:
+        """Give the motion from each sample of a span to the next."""
+        rows = self._on_screen(start, end)
+        return np.where(np.diff(rows) > 0, self.motion[rows[1:]], np.float32(0))
+
+    def _motion_curve(self, start: float, end: float) -> list[float] | None:
+        """Give the mean motion of each half second; 0 where no sample is."""
+        if "motion" not in self.what:
+            return None
+        moved = self._moved(start, end)
+        there = ~np.isnan(moved)
+        count = max(1, math.ceil((end - start - ROUNDING_SECONDS) / CURVE_SECONDS))
+        midway = (np.arange(len(moved)) + 0.5) / self.rate
+        place = np.minimum((midway / CURVE_SECONDS).astype(np.int64), count - 1)[there]
+        total = np.bincount(place, moved[there], count)
+        mean = total / np.maximum(np.bincount(place, minlength=count), 1)
+        return [round(score, 6) for score in mean.tolist()]
 
     def _silence(self, start: float, end: float) -> float | None:
         if "silence" not in self.what or self.loudness is None:

@@ -37,11 +37,19 @@ def drifting(tile: Floats, offsets: npt.NDArray[np.float64]) -> Floats:
 
 
 def glyph_cover(
-    glyph: Floats, centres: npt.NDArray[np.float64], heights: npt.NDArray[np.float64], size: int
+    glyph: Floats,
+    centres: npt.NDArray[np.float64],
+    heights: npt.NDArray[np.float64],
+    size: int,
+    *,
+    around: bool = True,
 ) -> Floats:
-    """Say how much of each pixel a glyph covers: [T, size, size] for centres [T, 2] (y, x)."""
-    rows = _weights(centres[:, 0], heights, size)
-    columns = _weights(centres[:, 1], heights, size)
+    """Say how much of each pixel a glyph covers: [T, size, size] for centres [T, 2] (y, x).
+
+    What leaves at an edge comes back at the other one, or is cut where it may not go around.
+    """
+    rows = _weights(centres[:, 0], heights, size, around)
+    columns = _weights(centres[:, 1], heights, size, around)
     cover = rows @ glyph @ columns.transpose(0, 2, 1)
     return np.clip(cover * 1.8 - 0.25, 0, 1)
 
@@ -93,10 +101,12 @@ def tone(hertz: npt.NDArray[np.float64], amplitude: float | npt.NDArray[np.float
 
 
 def _weights(
-    centres: npt.NDArray[np.float64], heights: npt.NDArray[np.float64], size: int
+    centres: npt.NDArray[np.float64], heights: npt.NDArray[np.float64], size: int, around: bool
 ) -> Floats:
-    """Spread glyph cells over pixels along one axis, the short way round: [T, size, cells]."""
-    away = (np.arange(size) - centres[:, None] + size / 2) % size - size / 2
+    """Spread glyph cells over pixels along one axis: [T, size, cells]."""
+    away = np.arange(size) - centres[:, None]
+    if around:  # the short way
+        away = (away + size / 2) % size - size / 2
     cell = away / (heights[:, None] / GLYPH_CELLS) + (GLYPH_CELLS - 1) / 2
     near: Floats = (1 - np.abs(cell[..., None] - np.arange(GLYPH_CELLS))).astype(np.float32)
     return np.maximum(near, 0)

@@ -22,7 +22,7 @@ from zlib import crc32
 import numpy as np
 
 from clipmill.errors import SourceError, StorageError, UsageError
-from clipmill.video import encode
+from clipmill.video import encode, zipped_masks
 from clipmill.worlds.digits import SPLITS, Handwriting, handwriting
 from clipmill.worlds.draw import AUDIO_RATE
 from clipmill.worlds.kinds import WORLDS
@@ -30,7 +30,6 @@ from clipmill.worlds.scene import DIFFICULTIES, FPS, Attributes, Scene, World
 
 Progress = Callable[[int, int], None]
 
-FORMAT = 1  # of the pictures: what changes them changes this
 FINISHED, UNFINISHED, TABLE = "world.json", "world.json.unfinished", "videos.csv"
 VIDEOS_A_TASK = 8  # about a fifth of a second: Ctrl-C waits no longer
 # Every frame alone at a fixed quantiser: no frame carries a trace of its neighbours, which a
@@ -47,7 +46,7 @@ class Order:
     size: int
     seed: int
     difficulty: str
-    format: int = FORMAT
+    format: int = 1  # of the pictures
 
     def world(self) -> World:
         """Give the world ordered."""
@@ -66,7 +65,10 @@ class Planned:
     def row(self, world: World, attributes: Attributes) -> dict[str, str | int | float]:
         """Give its row of the table."""
         label = world.classes[self.label] if has_class(world) else ""
-        return {"path": self.path, "label": label, "split": self.split, **attributes}
+        masks: dict[str, str | int | float] = {}
+        if world.mask_classes:
+            masks = {"masks": masks_of(self.path), "mask_classes": "|".join(world.mask_classes)}
+        return {"path": self.path, "label": label, "split": self.split, **masks, **attributes}
 
 
 def make(
@@ -106,6 +108,15 @@ def plan(order: Order) -> list[Planned]:
     return planned
 
 
+def masks_of(path: str) -> str:
+    """Where the masks of a video lie: beside it, in a zip of PNGs.
+
+    So others need nothing but an unzip, a video and its masks are two files that come and go
+    whole, and a world of thousands of videos is not hundreds of thousands of tiny files.
+    """
+    return path.removesuffix(".mp4") + ".masks.zip"
+
+
 def has_class(world: World) -> bool:
     """Whether each of its videos has a class, as a whole."""
     return bool(world.classes) and not world.a_label_a_frame
@@ -128,7 +139,7 @@ def _checked(name: str, videos: int, size: int, seed: int, difficulty: str) -> O
         raise UsageError(f"size {size}", "an even number of pixels from 32 to 512")
     if seed < 0:
         raise UsageError(f"seed {seed}", "0 or more")
-    return Order(name, videos, size, seed, difficulty)
+    return Order(name, videos, size, seed, difficulty, WORLDS[name].format)
 
 
 def _is_finished(folder: Path, order: Order) -> bool:
@@ -212,8 +223,15 @@ class _Maker:
         scene = order.world().render(rng, writing, video.label, order.size, difficulty)
         final = os.path.join(self.folder, video.path)
         if not os.path.exists(final):
+            if scene.masks is not None:  # before the video, which tells that all is there
+                _put_bytes(masks_of(final), zipped_masks(scene.masks))
             _put_video(final, scene)
         return scene.attributes
+
+
+def _put_bytes(final: str, data: bytes) -> None:
+    Path(final + ".part").write_bytes(data)
+    os.replace(final + ".part", final)
 
 
 def _put_video(final: str, scene: Scene) -> None:
@@ -293,7 +311,8 @@ def _finish(
     world = order.world()
     table = folder / f"{TABLE}.part"
     with table.open("w", newline="", encoding="utf-8") as file:
-        columns = ["path", "label", "split", *world.attributes]
+        masks = ["masks", "mask_classes"] if world.mask_classes else []
+        columns = ["path", "label", "split", *masks, *world.attributes]
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(video.row(world, rows[video.number]) for video in planned)
@@ -306,6 +325,7 @@ def _finish(
         "frames": world.frames,
         "fps": FPS,
         "audio_rate": AUDIO_RATE,
+        **({"mask_classes": list(world.mask_classes)} if world.mask_classes else {}),
     }
     _put_json(folder / FINISHED, {**asdict(order), **about})
     (folder / UNFINISHED).unlink(missing_ok=True)
@@ -322,6 +342,7 @@ def _summary(folder: Path, order: Order, *, made: int, seconds: float) -> dict[s
         "splits": split_sizes(order.videos),
         "seconds": round(seconds, 3),
         "out": str(folder),
+        "table": str(folder / TABLE),  # to be ingested: it tells all there is
     }
 
 

@@ -12,6 +12,7 @@ from clipmill.worlds.glyphs import (
     render_direction,
     render_switch,
 )
+from clipmill.worlds.objects import MASK_CLASSES, render_objects
 from clipmill.worlds.scene import World
 from clipmill.worlds.sounding import MATCHES, render_av_joint, render_unlabelled
 
@@ -68,8 +69,17 @@ _ALL = (
         "unlabelled",
         "mixed motion with sound tied to it: nothing to tell, much to learn",
         (),
-        ("digit", "handwriting", "motion"),
+        ("digit", "handwriting", "motion", "glyphs", "camera"),
         render_unlabelled,
+        format=2,
+    ),
+    World(
+        "objects",
+        "which digit, and which of several, each pixel shows: they move past each other",
+        (),
+        ("glyphs", "digits", "camera"),
+        render_objects,
+        mask_classes=MASK_CLASSES,
     ),
 )  # fmt: skip
 

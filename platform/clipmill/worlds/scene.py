@@ -10,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from clipmill.video import Masks
 from clipmill.worlds import draw
 from clipmill.worlds.digits import Handwriting
 from clipmill.worlds.draw import Floats, Frames, Rng
@@ -31,6 +32,8 @@ class Difficulty:
     glyph: tuple[float, float]  # shares of the frame's height
     speed: tuple[float, float]  # pixels a frame in a frame of 64
     digits: int  # how many digits must be told apart where two senses are compared
+    crowd: tuple[int, int]  # how many glyphs there are where there are several, from and to
+    camera: float  # pixels a frame in a frame of 64, where it may move
 
     def height(self, rng: Rng, size: int) -> float:
         """Choose a glyph's height in pixels."""
@@ -43,13 +46,20 @@ class Difficulty:
 
 DIFFICULTIES: Mapping[str, Difficulty] = MappingProxyType(
     {
-        "easy": Difficulty(noise=4, contrast=20, glyph=(0.44, 0.54), speed=(0.9, 1.1), digits=2),
-        "default": Difficulty(
-            noise=8, contrast=40, glyph=(0.38, 0.52), speed=(0.75, 1.25), digits=2
+        "easy": Difficulty(
+            noise=4, contrast=20, glyph=(0.44, 0.54), speed=(0.9, 1.1), digits=2,
+            crowd=(2, 2), camera=0.0,
         ),
-        "hard": Difficulty(noise=24, contrast=70, glyph=(0.30, 0.50), speed=(0.7, 1.3), digits=10),
+        "default": Difficulty(
+            noise=8, contrast=40, glyph=(0.38, 0.52), speed=(0.75, 1.25), digits=2,
+            crowd=(2, 4), camera=0.5,
+        ),
+        "hard": Difficulty(
+            noise=24, contrast=70, glyph=(0.30, 0.50), speed=(0.7, 1.3), digits=10,
+            crowd=(3, 6), camera=1.0,
+        ),
     }
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +69,7 @@ class Scene:
     frames: Frames  # [T, size, size, 3]
     audio: Floats
     attributes: Attributes
+    masks: Masks | None = None
 
 
 Render = Callable[[Rng, Handwriting, int, int, Difficulty], Scene]
@@ -79,6 +90,8 @@ class World:
     render: Render
     frames: int = FRAMES
     a_label_a_frame: bool = False
+    mask_classes: tuple[str, ...] = ()  # what 1, 2, ... are called, where frames have masks
+    format: int = 1  # of the pictures: what changes them changes this
 
     @property
     def chance(self) -> float | None:

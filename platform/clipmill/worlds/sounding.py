@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmill.worlds import draw
+from clipmill.worlds.crowd import Body, camera_way, covers_of, painted, panned_ground
 from clipmill.worlds.digits import Handwriting
 from clipmill.worlds.draw import AUDIO_RATE, Floats, Rng
 from clipmill.worlds.glyphs import wandering
@@ -14,6 +15,7 @@ from clipmill.worlds.scene import (
     FPS,
     FRAMES,
     REFERENCE_SIZE,
+    Attributes,
     Difficulty,
     Path,
     Scene,
@@ -26,18 +28,39 @@ MOTIONS = ("drift", "bounce", "orbit", "pulse")
 SAMPLES = round(FRAMES / FPS * AUDIO_RATE)
 MATCHES = ("same", "different")
 
+GLYPHS = (0.55, 0.25, 0.2)  # shares of the videos without labels that show one, two and three
+FURTHER = 0.4  # how loud those behind the nearest are
+MOVING_CAMERA = 0.4  # share of them
+CAMERA_SPEED = (0.5, 1.0)  # of a glyph's
+
 
 def render_unlabelled(
     rng: Rng, writing: Handwriting, label: int, size: int, difficulty: Difficulty
 ) -> Scene:
-    """Move any digit in one of several ways; its sound tells digit, height, speed and turns."""
-    digit, motion = int(rng.integers(10)), MOTIONS[rng.integers(len(MOTIONS))]
-    glyph, number = writing.pick(rng, digit)
-    height = difficulty.height(rng, size)
-    centres, heights = _motion(rng, motion, height, size, difficulty)
-    frames = one_glyph(rng, glyph, centres, heights, size, difficulty)
-    audio = _telling_sound(rng, digit, centres, heights, size)
-    return Scene(frames, audio, {"digit": digit, "handwriting": number, "motion": motion})
+    """Move digits in several ways; the sound of each tells digit, height, speed and turns.
+
+    Most often one alone; of several the nearest is the loudest, and is what the attributes tell
+    of. In a share of the videos the camera moves, which is seen and heard as motion of all.
+    """
+    moves = bool(rng.uniform() < MOVING_CAMERA)
+    speed = difficulty.pixels_a_frame(rng, size) * rng.uniform(*CAMERA_SPEED) * moves
+    camera = camera_way(rng, FRAMES, speed)
+    motions = rng.choice(MOTIONS, 1 + int(rng.choice(len(GLYPHS), p=GLYPHS))).tolist()
+    bodies = [_body(rng, writing, motion, camera, size, difficulty) for motion in motions]
+    ground = panned_ground(rng, size, difficulty, camera)
+    seen = painted(rng, ground, covers_of(bodies, size, around=True))
+    sound = draw.hiss(rng, SAMPLES, 0.01)
+    for body in bodies:
+        sound += _telling_sound(rng, body, size) * (1 if body is bodies[0] else FURTHER)
+    attributes: Attributes = {
+        "digit": bodies[0].digit,
+        "handwriting": bodies[0].handwriting,
+        "motion": motions[0],
+        "glyphs": len(bodies),
+        "camera": "moving" if moves else "still",
+    }
+    frames = draw.through_sensor(seen, rng, difficulty.noise)
+    return Scene(frames, np.clip(sound, -1, 1), attributes)
 
 
 def render_av_joint(
@@ -69,6 +92,16 @@ def _tone_of(rng: Rng, digit: int) -> Floats:
     hertz = hertz_of(digit) * 2 ** (rng.uniform(-0.04, 0.04) + 0.02 * tremble)
     tone = draw.tone(hertz, rng.uniform(0.1, 0.3))
     return tone + draw.hiss(rng, SAMPLES, rng.uniform(0.005, 0.03))
+
+
+def _body(
+    rng: Rng, writing: Handwriting, motion: str, camera: Path, size: int, difficulty: Difficulty
+) -> Body:
+    """Any digit that moves in one way, below a camera that moves in its own."""
+    digit = int(rng.integers(10))
+    glyph, number = writing.pick(rng, digit)
+    centres, heights = _motion(rng, motion, difficulty.height(rng, size), size, difficulty)
+    return Body(digit, number, glyph, centres - camera, heights)
 
 
 def _motion(
@@ -109,8 +142,9 @@ def _falling(
     return np.array(places)
 
 
-def _telling_sound(rng: Rng, digit: int, centres: Path, heights: Path, size: int) -> Floats:
+def _telling_sound(rng: Rng, body: Body, size: int) -> Floats:
     """Sound what is seen: the digit by pitch, height by glide, speed by loudness, turns by knocks."""
+    centres, heights = body.centres, body.heights
     samples = np.arange(SAMPLES) / AUDIO_RATE
     frame_seconds = np.arange(FRAMES) / FPS
 
@@ -119,10 +153,10 @@ def _telling_sound(rng: Rng, digit: int, centres: Path, heights: Path, size: int
 
     velocity = np.gradient(centres, axis=0)
     moving = np.hypot(*velocity.T) + np.abs(np.gradient(heights))
-    octaves = digit / 5 + 0.5 * np.cos(2 * np.pi * centres[:, 0] / size)
+    octaves = body.digit / 5 + 0.5 * np.cos(2 * np.pi * centres[:, 0] / size)
     loudness = 0.04 + 0.2 * np.minimum(1, moving * REFERENCE_SIZE / size / 2.5)
     sound = draw.tone(220 * 2 ** at_samples(octaves), at_samples(loudness))
     jolt = np.hypot(*np.gradient(velocity, axis=0).T) * REFERENCE_SIZE / size
     knocks = np.where(jolt >= 0.5, np.minimum(jolt, 2), 0)
     struck = at_samples(knocks).astype(np.float32) * draw.hiss(rng, len(samples), 0.2)
-    return np.clip(sound + struck + draw.hiss(rng, len(samples), 0.01), -1, 1)
+    return sound + struck

@@ -18,6 +18,7 @@ from clipmill.ingest.layouts import (
     table,
     tars,
     ucf101,
+    world,
 )
 from clipmill.ingest.layouts.listing import SUFFIXES, Listing, Options, is_video
 from clipmill.ingest.sources import Source
@@ -48,8 +49,12 @@ def read(source: str, layout: str = "auto", *, options: Options | None = None) -
     options = options or Options()
     tars.refuse_commands(source)
     source = storage.absolute(source)
+    remarks = []
     if layout == "auto":
         layout = _detected(source)
+        if layout == "folder" and (told_by := world.table_of(source)):
+            remarks = [f"{source} is read by its {world.TABLE}, which tells more than folders can"]
+            source, layout = told_by, "table"
     _check(source, layout, options)
     listing = LAYOUTS[layout](source, options)
     sources = sorted(listing.sources, key=lambda each: each.name)
@@ -58,7 +63,8 @@ def read(source: str, layout: str = "auto", *, options: Options | None = None) -
             f"{source} holds no videos", f"files ending in {', '.join(sorted(SUFFIXES))}"
         )
     _check_classes(sources)
-    return Listing(sources, listing.warnings)
+    _check_mask_classes(sources)
+    return Listing(sources, [*remarks, *listing.warnings])
 
 
 def _detected(source: str) -> str:
@@ -105,6 +111,17 @@ def _check_classes(sources: Iterable[Source]) -> None:
                 "names that stay apart everywhere",
                 "rename or join them",
             )
+
+
+def _check_mask_classes(sources: Iterable[Source]) -> None:
+    lists = sorted({source.mask_classes for source in sources if source.masks is not None})
+    if len(lists) > 1:
+        one, other = (", ".join(each) for each in lists[:2])
+        raise SourceError(
+            f"masks of the classes {one}, and masks of {other}",
+            "one list for all, so that numbers mean the same",
+            "name them alike in every row",
+        )
 
 
 def _classes(source: Source) -> Iterable[str]:

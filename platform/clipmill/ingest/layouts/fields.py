@@ -6,6 +6,7 @@ An error names the place, the column as it is called there, what it holds and wh
 import itertools
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import date, datetime, time
@@ -17,9 +18,12 @@ from clipmill.ingest.layouts.listing import SPLITS
 from clipmill.ingest.sources import Box, Source, Span
 
 NAMES = (
-    "path label labels split licence identity group start_seconds end_seconds spans boxes".split()
+    "path label labels split licence identity group start_seconds end_seconds spans boxes masks "
+    "mask_classes".split()
 )
 SPAN, BOX = ([field.name for field in fields(kind)] for kind in (Span, Box))
+PAINTED = r"([^=]+)(?:=(#[0-9a-fA-F]{6}))?"  # a class of masks, and its colour
+NO_CLASSES = {"background": 0, "void": 255}  # of masks
 ROUNDING = 1e-6  # shares of a picture that someone computed may add up to a little over 1
 
 
@@ -39,7 +43,7 @@ class Row:
             label=self.text("label"),
             split=self.split(),
             licence=self.text("licence"),
-            labels=self.labels(),
+            labels=self.names("labels"),
             identity=self.text("identity"),
             group=self.text("group"),
             start_seconds=start,
@@ -82,15 +86,31 @@ class Row:
             self.fault("split", repr(told), f"one of {', '.join(SPLITS)}")
         return SPLITS[told.lower()]
 
-    def labels(self) -> tuple[str, ...]:
-        """Take the classes of a video that has several: a list, or text parted by |."""
-        if (value := self.take("labels")) is None:
+    def names(self, name: str) -> tuple[str, ...]:
+        """Take names of classes: a list, or text parted by |."""
+        if (value := self.take(name)) is None:
             return ()
         parts = [each.strip() for each in value.split("|")] if isinstance(value, str) else value
         told = [plain_text(each) for each in parts] if isinstance(parts, list) else [None]
         if not all(told) or len(set(told)) < len(told):
-            self.fault("labels", _short(value), "different classes, a list or as a|b")
+            self.fault(name, _short(value), "different classes, a list or as a|b")
         return tuple(each for each in told if each)
+
+    def mask_classes(self) -> tuple[tuple[str, ...], dict[str, int]]:
+        """Take the classes of masks, and where they are painted (`sky=#808080`) their colours.
+
+        The names `background` and `void` may have colours, too, and are no classes.
+        """
+        told = [re.fullmatch(PAINTED, each) for each in self.names("mask_classes")]
+        painted = [(found[1], found[2]) for found in told if found]
+        names = tuple(name for name, _ in painted if name not in NO_CLASSES)
+        numbers = {**NO_CLASSES, **{name: at for at, name in enumerate(names, 1)}}
+        colours = {paint.lower(): numbers[name] for name, paint in painted if paint}
+        if len(painted) < len(told) or len(colours) not in (0, len(painted)):
+            self.fault(
+                "mask_classes", "are painted alike, or not all", "a|b, or a=#rrggbb|b=#rrggbb"
+            )
+        return names, colours
 
     def seconds(self, name: str) -> float | None:
         """Take a time of a video."""

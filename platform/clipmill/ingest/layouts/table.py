@@ -9,7 +9,7 @@ import json
 import os
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
@@ -17,10 +17,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipmill import storage
+from clipmill import storage, video
 from clipmill.errors import SourceError, UsageError
 from clipmill.ingest.layouts.fields import NAMES, Row
 from clipmill.ingest.layouts.listing import Listing, Options
+from clipmill.ingest.sources import Source
 
 TODO = "save it as CSV, TSV or JSONL in UTF-8, or as Parquet"
 
@@ -41,7 +42,21 @@ def read(source: str, options: Options) -> Listing:
     _check_columns(source, table.columns, options.columns)
     root = storage.parent(source)
     rows = (Row(f"{source}, {where}", values, options.columns) for where, values in table.rows)
-    return Listing([row.source(_path(root, row)) for row in rows])
+    return Listing([_source(root, row) for row in rows])
+
+
+def _source(root: str, row: Row) -> Source:
+    has_masks = row.values.get(row.column("masks")) not in (None, "")
+    masks = _path(root, row, "masks") if has_masks else None
+    classes, colours = row.mask_classes()
+    if has_masks and not 1 <= len(classes) <= video.MOST_CLASSES:
+        wanted = f"those of 1, 2, ... in the masks, 1 to {video.MOST_CLASSES} as a|b"
+        row.fault("mask_classes", f"names {len(classes)} classes", wanted)
+    row.take("masks")
+    source = row.source(_path(root, row, "path"))
+    if not has_masks:
+        return source
+    return replace(source, masks=masks, mask_classes=classes, mask_colours=colours)
 
 
 def _check_columns(source: str, has: list[str], columns: Mapping[str, str]) -> None:
@@ -59,11 +74,11 @@ def _check_columns(source: str, has: list[str], columns: Mapping[str, str]) -> N
             )
 
 
-def _path(root: str, row: Row) -> str:
-    name = row.take("path") or ""
+def _path(root: str, row: Row, field: str) -> str:
+    name = row.take(field) or ""
     path = _below(root, name) if isinstance(name, str) and "\0" not in name else None
     if path is None:
-        row.fault("path", f"{name!r} leads outside of {root}", "URIs, or paths below its folder")
+        row.fault(field, f"{name!r} leads outside of {root}", "URIs, or paths below its folder")
     return path
 
 

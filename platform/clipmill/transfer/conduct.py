@@ -1,0 +1,131 @@
+"""Runs the trials of a transfer one after another, and tells all that is known so far.
+
+What is there is not made again, so the same command goes on, and parts of it may run in several
+processes. Knows neither how a trial is trained nor how tables look.
+"""
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from statistics import fmean
+
+from clipmill import cluster, storage
+from clipmill.errors import ClipmillError, UsageError
+from clipmill.evidence.claims import Measured
+from clipmill.transfer import trial as trials
+from clipmill.transfer.asked import BEGINS, Asked, Side
+from clipmill.transfer.trial import Progress, Row, Trial
+from clipmill.transfer.verdict import judged, said
+
+FAILS = (ClipmillError, RuntimeError)  # the last is what torch raises, as for memory
+
+log = logging.getLogger("clipmill")
+
+
+def run(
+    asked: Asked,
+    *,
+    part: tuple[int, int] = (1, 1),
+    train: bool = True,
+    progress: Progress | None = None,
+) -> Row:
+    """Run the trials of a part that are not there yet; then give rows, verdicts and what failed."""
+    number, count = part
+    if not 1 <= number <= count:
+        raise UsageError(f"part {number}/{count}", "1/2 and 2/2, for two parts")
+    every = list(trials.trials_of(asked))
+    failed = _run_all(asked, every[number - 1 :: count], progress) if train else []
+    rows, done = _rows(asked, every)
+    verdicts = judged(rows, {s.protocol: s.given.plugin().higher_is_better for s in asked.sides})
+    return {
+        "source": asked.source,
+        "data": asked.catalog.folder,
+        "data_digest": asked.catalog.meta["digest"],
+        "out": asked.out,
+        "seeds": asked.seeds,
+        "chance": 1 / len(asked.catalog.classes) if asked.catalog.classes else None,
+        "protocols": [_told(side) for side in asked.sides],
+        "rows": rows,
+        "verdicts": verdicts,
+        "verdict": said(verdicts),
+        "failed": failed,
+        "trials": len(every),
+        "trials_done": done,
+    }
+
+
+def _told(side: Side) -> Row:
+    """What a protocol trains, and what its networks begin with."""
+    model = side.given.plain()["model"]
+    return {
+        "protocol": side.protocol,
+        "plugin": model.pop("plugin"),
+        "fields": model,
+        "init": list(side.fit.lines),
+        "weights_sha256": side.fit.sha256,
+        "steps": side.given.train.steps,
+        "batch": side.given.train.batch,
+    }
+
+
+def _run_all(asked: Asked, chosen: Sequence[Trial], progress: Progress | None) -> list[Row]:
+    """Run trials that have not been; one that fails is told, and costs no other."""
+    waiting = [trial for trial in chosen if trial.result() is None]
+    on_ray = any(trial.given.train.workers for trial in waiting)
+    failed, took = list[Row](), list[float]()
+    with cluster.session(dashboard=True) if on_ray else contextlib.nullcontext():
+        for done, trial in enumerate(waiting):
+            left = {"minutes_left": fmean(took) * (len(waiting) - done) / 60} if took else {}
+            if progress:
+                progress("trials", done, len(waiting), left)
+            try:
+                took.append(trials.run(trial, asked.source, progress)["seconds"])
+            except FAILS as error:
+                told = str(error) if isinstance(error, ClipmillError) else repr(error)
+                log.warning("%s failed: %s", trial.name, told)
+                failed.append({"name": trial.name, "error": told})
+    if progress and waiting:
+        progress("trials", len(waiting), len(waiting), {})
+    return failed
+
+
+def _rows(asked: Asked, every: Sequence[Trial]) -> tuple[list[Row], int]:
+    """A row a protocol, share and beginning over the seeds that are there, and how many trials are."""
+    found = [row for trial in every if (row := trial.result())]
+    rows = [
+        _row([r for r in found if (r["protocol"], r["share"], r["begins"]) == place])
+        for place in (
+            (side.protocol, portion.share, begins)
+            for side in asked.sides
+            for portion in side.portions
+            for begins in BEGINS
+        )
+        if any((r["protocol"], r["share"], r["begins"]) == place for r in found)
+    ]
+    return rows, len(found)
+
+
+def _row(own: Sequence[Row]) -> Row:
+    first = own[0]
+    measured = Measured(
+        tuple(float(row["metrics"][row["metric"]]) for row in own),
+        min(row["videos"] for row in own),
+    )
+    same = ("protocol", "share", "begins", "metric", "training_videos", "test_protocol", "steps",
+            "batch", "threads", "device")  # fmt: skip
+    return {
+        **{name: first[name] for name in same},
+        "values": list(measured.values),
+        "mean": measured.mean,
+        "spread": measured.spread,
+        "videos": measured.videos,
+        "seeds": [row["seed"] for row in own],
+        "trials": [row["name"] for row in own],
+        "seconds": fmean(row["seconds"] for row in own),
+    }
+
+
+def files_of(asked: Asked) -> dict[str, str]:
+    """Where its table and plot are written."""
+    home = storage.join(asked.out, asked.name)
+    return {kind: f"{home}.{kind}" for kind in ("json", "md", "png")}

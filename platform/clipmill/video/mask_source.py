@@ -1,0 +1,201 @@
+"""Masks as others bring them: a picture for each frame of a video, and what of them is at fault.
+
+They come as PNGs in a folder or a zip, in the order of their names (frame 2 before frame 10), or
+as a video that was written without loss. Their pixels are those of the frames as shown upright.
+Knows neither records nor where files come from.
+"""
+
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from clipmill.errors import VideoError
+from clipmill.video.facts import clockwise_rotation, first_frame, look_at_all, times
+from clipmill.video.kept_masks import MaskHead, mask_member
+from clipmill.video.masks import VOID, Colours, Planes, PngReader, nearest, planes_of, turned
+from clipmill.video.source import decoded_frames, opened
+
+Numbers = npt.NDArray[np.int64]
+
+PICTURE_BYTES = 1 << 28  # of one PNG
+MOST_PICTURES = 1 << 20
+
+
+class MaskSource(Protocol):
+    """Masks that were opened."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def at(self, numbers: Sequence[int]) -> Iterator[Planes]:
+        """Give some of them, by rising numbers."""
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """PNGs."""
+
+    names: list[str]
+    read: Callable[[str], bytes]
+    colours: Colours | None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def at(self, numbers: Sequence[int]) -> Iterator[Planes]:
+        """Give some of them."""
+        decode = PngReader(self.colours)
+        for number in numbers:
+            name = self.names[number]
+            yield decode(self.read(name), f"its mask {os.path.basename(name)}")
+
+
+@dataclass(frozen=True)
+class _Film:
+    """A video."""
+
+    path: str
+    colours: Colours | None
+
+    def __len__(self) -> int:
+        with opened(self.path) as video:
+            return sum(1 for _ in decoded_frames(video))
+
+    def at(self, numbers: Sequence[int]) -> Iterator[Planes]:
+        """Give some of them."""
+        wanted = iter(numbers)
+        number = next(wanted, None)
+        with opened(self.path) as video:
+            for at, frame in enumerate(decoded_frames(video)):
+                if number is None:
+                    return
+                if at == number:
+                    yield planes_of(frame, "its mask video", self.colours)
+                    number = next(wanted, None)
+
+
+@contextmanager
+def opened_masks(path: str, colours: Colours | None = None) -> Iterator[MaskSource]:
+    """Open masks, whatever they come as."""
+    if os.path.isdir(path):
+        names = [str(each) for each in Path(path).rglob("*") if each.is_file()]
+        yield _Pictures(_in_order(names), lambda name: Path(name).read_bytes(), colours)
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = _in_order(archive.namelist())
+            yield _Pictures(names, lambda name: _unzipped(archive, name), colours)
+    else:
+        yield _Film(path, colours)
+
+
+def _in_order(names: Sequence[str]) -> list[str]:
+    """PNGs, by the numbers in their names; what others put beside them is passed over."""
+    kept = [name for name in names if name.lower().endswith(".png") and not _is_hidden(name)]
+    if len(kept) > MOST_PICTURES:
+        raise VideoError(f"{len(kept)} masks", f"at most {MOST_PICTURES}", "cut the video")
+    return sorted(kept, key=lambda name: [_rank(part) for part in re.split(r"(\d+)", name)])
+
+
+def _rank(part: str) -> tuple[int, str]:
+    return (int(part), "") if part.isdecimal() else (-1, part)
+
+
+def _is_hidden(name: str) -> bool:
+    return os.path.basename(name).startswith(".") or "__MACOSX" in name
+
+
+def _unzipped(archive: zipfile.ZipFile, name: str) -> bytes:
+    if archive.getinfo(name).file_size > PICTURE_BYTES:
+        raise VideoError(f"its mask {name} is too large", f"at most {PICTURE_BYTES} bytes")
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise VideoError(f"its mask {name} cannot be read: {error}", "a whole zip") from error
+
+
+# --- the video that they are of
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The frames of a video as shown: when, and their own pixels, upright."""
+
+    seconds: npt.NDArray[np.float64]
+    size: tuple[int, int]
+    rotation: int
+
+    @staticmethod
+    def of(path: str) -> "_Shown":
+        with opened(path) as video:
+            look = look_at_all(video)
+            rotation = clockwise_rotation(first_frame(video, look.first))
+            height, width = video.coded_size
+            size = (width, height) if rotation % 180 else (height, width)
+            return _Shown(times(video, look)[0], size, rotation)
+
+    def upright(self, planes: Planes, number: int) -> Planes:
+        """A mask with the frames' pixels; one of frames before they are turned is turned, too."""
+        if planes.classes.shape == self.size:
+            return planes
+        if self.rotation % 180 and planes.classes.shape == self.size[::-1]:
+            return turned(planes, self.rotation)
+        height, width = planes.classes.shape
+        raise VideoError(
+            f"its mask {number} is {width} x {height}, its frames {self.size[1]} x {self.size[0]}",
+            "masks of the size of the frames",
+        )
+
+
+def check_masks(masks: str, video: str, classes: int, colours: Colours | None = None) -> None:
+    """Refuse masks that are not of a video: another length or size, classes that nobody named."""
+    shown, seen = _Shown.of(video), np.zeros(256, np.bool_)
+    with _words(), opened_masks(masks, colours) as given:
+        if len(given) != len(shown.seconds):
+            got = f"{len(given)} masks of a video of {len(shown.seconds)} frames"
+            raise VideoError(got, "a mask for each frame")
+        for number, planes in enumerate(given.at(range(len(given)))):
+            found = np.bincount(shown.upright(planes, number).classes.ravel(), minlength=256) > 0
+            beyond = np.flatnonzero(found[classes + 1 : VOID]) + classes + 1
+            if len(beyond):
+                raise VideoError(
+                    f"its mask {number} has the class {beyond[0]}",
+                    f"0, 1 to {classes} of its mask_classes, or {VOID} for void",
+                )
+            seen |= found
+    if seen[VOID] and not seen[1:VOID].any():
+        raise VideoError("its masks hold no class but 255, which is void", "numbers from 1")
+
+
+def masks_of_record(
+    masks: str,
+    video: str,
+    times_seconds: npt.NDArray[np.float64],
+    size: tuple[int, int],
+    colours: Colours | None = None,
+) -> bytes:
+    """Make the member of a record, by the times of the frames of the video that it shows."""
+    shown = _Shown.of(video)
+    middles = (shown.seconds[1:] + shown.seconds[:-1]) / 2
+    numbers = np.searchsorted(middles, times_seconds)
+    wanted, first = np.unique(numbers, return_index=True)
+    with _words(), opened_masks(masks, colours) as given:
+        upright = map(shown.upright, given.at(wanted.tolist()), wanted.tolist())
+        pictures = zip(first.tolist(), (nearest(each, size) for each in upright), strict=True)
+        return mask_member(pictures, MaskHead(len(numbers), *size))
+
+
+@contextmanager
+def _words() -> Iterator[None]:
+    """Tell what a disk or a broken zip says in our words."""
+    try:
+        yield
+    except (OSError, zipfile.BadZipFile) as error:
+        raise VideoError(f"its masks cannot be read: {error}", "PNGs, a zip, or a video") from error
