@@ -240,6 +240,18 @@ def test_names_are_numbered_as_numpy_would(many: catalog.Catalog) -> None:
         assert numbers.tolist() == wanted[1].tolist()
 
 
+def test_which_records_have_a_value_is_told_without_the_values() -> None:
+    made = rows(6)
+    for place in (1, 4):
+        made[place]["masks_sha256"] = f"{place:064x}"
+    whole = catalog_of(made)
+    picked = whole.picked(np.array([0, 1, 1, 4]))
+    assert whole.has("masks_sha256").tolist() == [False, True, False, False, True, False]
+    assert picked.has("masks_sha256").tolist() == [False, True, True, True]
+    assert whole.part(split="nosuch").has("masks_sha256").tolist() == []
+    assert "masks_sha256" not in whole._columns
+
+
 def test_a_row_is_read_without_the_others(
     many: catalog.Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from clipmill import api, evidence, launch, plugin
+from clipmill import api, evidence, launch, plugin, recipe, storage
 from clipmill.cli import app
 from clipmill.errors import RecipeError, UsageError
-from clipmill.evidence import Measured, Pair, Parts, judged, models, pages, picture
+from clipmill.evidence import Measured, Pair, Parts, judged, models, pages, picture, trial
+from clipmill.folder import folder_of
 from clipmill.recipe import Recipe
+from tiny import run_recipe
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = REPOSITORY / "plugins/clipmill_classify/README.md"
@@ -403,3 +405,33 @@ def test_a_trial_that_fails_costs_no_other(dataset: str, tmp_path: Path) -> None
     assert [each["verdict"] for each in result["claims"]] == ["not run", "shown"]
     (failed,) = result["failed"]
     assert "no longer in numbers" in failed["error"] and failed["name"].startswith("sides-frame-0-")
+
+
+def test_what_came_out_under_another_default_is_made_again(tmp_path: Path) -> None:
+    given, file = recipe.load(run_recipe("data", tmp_path, "it")), str(tmp_path / "it.json")
+    home, plain = folder_of(given), given.plain()
+    others = {**plain, "model": {**plain["model"], "learning_rate": 7.0}}
+    fewer = {name: value for name, value in plain["model"].items() if name != "dropout"}
+    assert trial.found(given, file) is None
+    for before, is_it in ((plain, True), ({**plain, "model": fewer}, True), (others, False)):
+        storage.put_json(file, {"name": "it", "recipe": before})
+        assert (trial.found(given, file) is not None) == is_it
+    storage.put_json(home.recipe, {"recipe": others})
+    trial.clear(given, file)
+    assert not Path(file).exists() and not Path(home.path).exists()
+    for before, is_it in ((plain, True), (others, False)):
+        storage.put_json(home.recipe, {"recipe": before})
+        trial.clear(given, file)
+        assert Path(home.path).exists() == is_it, "only a run of the same values goes on"
+
+
+def test_an_heir_is_made_again_with_what_it_begins_with(tmp_path: Path) -> None:
+    parent, heir = (recipe.load(run_recipe("data", tmp_path, name)) for name in ("one", "two"))
+    pair, folder = Pair("sides", "heir"), str(tmp_path)
+    made = trial.Trial(pair, 0, heir, folder, trial.Trial(pair, 0, parent, folder))
+    plain = parent.plain()
+    other = {**plain, "train": {**plain["train"], "clip_norm": 3.0}}
+    for begins_with, is_it in ((plain, True), (other, False)):
+        row = {"recipe": heir.plain(), "begins_with": begins_with}
+        storage.put_json(made.file, row)
+        assert (made.result() is not None) == is_it

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import pytest
 import yaml
 
 from clipmill import api, catalog, launch, recipe, storage, track
-from clipmill.checkpoint import Keeper
+from clipmill.checkpoint import Keeper, State
 from clipmill.errors import BusyError, RunError
 from clipmill.folder import Tail, add_lines, cut_metrics
 from clipmill.launch import stop
+from clipmill.plan import Plan
 from tiny import RUN_STEPS as STEPS
+from tiny import catalog_of, rows
 from tiny import run_recipe as plain
 
 
@@ -76,7 +79,7 @@ def _broken(dataset: str, folder: Path) -> None:
     """Leave a run as a crash after its first commit would."""
     made = recipe.load(plain(dataset, folder, "broken", steps=4))
     home = launch.folder_of(made)
-    storage.put_json(home.recipe, {"recipe": made.plain(), "identity": made.identity()})
+    storage.put_json(home.recipe, {"recipe": made.plain()})
     launch.work({"recipe": made.plain(), "folder": home.path, "transport": "thread"})
 
 
@@ -97,6 +100,16 @@ def test_a_broken_run_goes_on_only_with_its_own_data(dataset: str, tmp_path: Pat
     catalog.save(str(other), whole.table.slice(1), whole.meta)
     with pytest.raises(RunError, match="is not the one that 'broken' began with"):
         api.train(plain(str(other), tmp_path, "broken"))
+
+
+def test_a_run_that_kept_the_digest_of_before_goes_on_and_others_are_told_why() -> None:
+    given = recipe.load(plain("data", Path(), "x"))
+    made = Plan(catalog_of(rows(8)), given.plugin(), "train", 0, 4)
+    state = State(1, 4, "", "", "", "", plan_digest=made.digest_with_defaults)
+    launch._check_plan(given, made, state, False)
+    told = r"same order of records and choice of those that single_frame can use;"
+    with pytest.raises(RunError, match=told):
+        launch._check_plan(given, made, replace(state, plan_digest="other"), False)
 
 
 def test_a_living_run_is_held(dataset: str, tmp_path: Path) -> None:
@@ -130,7 +143,7 @@ def test_a_run_broken_off_after_its_last_step_is_finished(
 ) -> None:
     made = recipe.load(plain(dataset, tmp_path, "late", workers=workers)).anchored()
     home = launch.folder_of(made)
-    storage.put_json(home.recipe, {"recipe": made.plain(), "identity": made.identity()})
+    storage.put_json(home.recipe, {"recipe": made.plain()})
     launch.work({"recipe": made.plain(), "folder": home.path, "transport": "thread"})
     result = api.resume("late", folder=str(tmp_path))
     assert result["weights_sha256"] == trained["weights_sha256"]
@@ -141,7 +154,7 @@ def test_a_run_that_committed_nothing_may_begin_with_another_recipe(
 ) -> None:
     made = recipe.load(plain(dataset, tmp_path, "typo", seed=9))
     home = launch.folder_of(made)
-    storage.put_json(home.recipe, {"recipe": made.plain(), "identity": made.identity()})
+    storage.put_json(home.recipe, {"recipe": made.plain()})
     assert api.train(plain(dataset, tmp_path, "typo", steps=3))["steps"] == 3
 
 

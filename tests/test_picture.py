@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -15,9 +16,10 @@ from typer.testing import CliRunner
 
 from clipmill import api, feed, infer, video
 from clipmill import evaluate as evaluation
+from clipmill import picture as pictures
 from clipmill import plan as plans
 from clipmill.cli import app
-from clipmill.errors import ClipmillError
+from clipmill.errors import ClipmillError, DataError
 from clipmill.picture import Seen, drawing, nearest, seen
 from tiny import ingested, recipe_of
 
@@ -219,3 +221,15 @@ def test_overlap_leaves_out_what_nobody_knows() -> None:
     empty = of(outputs={"mask": mask * 0}, truths={"mask": truth * 0})
     assert nearest.overlap(empty, "mask") == 1
     assert nearest.overlaps([empty, of()]) == {"iou_with_mask": 1.0}
+
+
+def test_others_that_do_not_decode_cost_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: Any) -> list[Seen]:
+        raise DataError("not one of 1 videos could be decoded")
+
+    monkeypatch.setattr(pictures, "seen", none)
+    plan: Any = SimpleNamespace(catalog=range(3))
+    model: Any = None
+    assert pictures._others(model, plan, [of(place=0), of(place=1)], None) == []
+    with pytest.raises(DataError):
+        pictures._others(model, plan, [of(place=0)], None)

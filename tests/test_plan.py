@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -103,6 +104,28 @@ def test_the_digest_holds_all_that_decides_the_takes() -> None:
     }  # fmt: skip
     assert len(digests) == 5
     assert plan_of(20, 5).digest == plan_of(20, 5).digest
+
+
+def test_a_new_field_at_its_default_makes_no_other_takes() -> None:
+    class Newer(SingleFrame):
+        later: int = 3
+
+    given, fields = plan_of(20, 5), PLUGIN.model_dump()
+    same, other = (replace(given, plugin=Newer(**fields, **more)) for more in ({}, {"later": 4}))
+    assert given.digest == same.digest != other.digest
+    assert given.digest_with_defaults != same.digest_with_defaults
+    assert given.digest != given.digest_with_defaults
+
+
+def test_masks_whose_numbers_are_named_anew_make_another_plan() -> None:
+    bare = plan_of(20, 5)
+    told = [
+        replace(bare, catalog=replace(bare.catalog, meta={**bare.catalog.meta, "mask_classes": n}))
+        for n in ([], ["a", "b"], ["b", "a"])
+    ]
+    assert bare.digest == told[0].digest
+    assert len({each.digest for each in told}) == 3
+    assert len({each.digest_with_defaults for each in told}) == 1
 
 
 @pytest.mark.parametrize(

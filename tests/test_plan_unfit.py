@@ -10,6 +10,7 @@ from clipmill import evaluate, infer, recipe
 from clipmill import plan as plans
 from clipmill.catalog import Catalog
 from clipmill.errors import PlanError, PluginError
+from clipmill.launch import judge
 from clipmill.plan.unfit import without_unfit
 from clipmill.plugin import Plugin
 from clipmill_classify.single_frame import SingleFrame
@@ -98,3 +99,14 @@ def test_figures_tell_what_they_are_without(
     told = evaluate.evaluate(model)
     assert (whole["unfit"], told["unfit"]) == ({}, {"dull": 1})
     assert told["videos"] == whole["videos"] - 1 and not told["left_out"]
+
+
+@pytest.mark.usefixtures("particular")
+def test_what_can_never_be_validated_is_refused_before_the_first_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = recipe.load(recipe_of(data={"validate": "train"}, train={"validate_every": 1}))
+    judge.check(given, some())
+    monkeypatch.setattr(Particular, "unwanted", tuple(range(8)))
+    with pytest.raises(PlanError, match="none of the 8 records of the split 'train'"):
+        judge.check(given, some())

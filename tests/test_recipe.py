@@ -140,3 +140,14 @@ def test_the_schema_knows_every_plugin_and_field() -> None:
     assert "width" in variants["c3d"]["properties"]
     assert "steps" in schema["$defs"]["Train"]["properties"]
     assert yaml.safe_dump(schema)
+
+
+def test_a_new_key_makes_no_other_recipe_and_a_new_default_does() -> None:
+    given = recipe.load(recipe_of())
+    plain = json.loads(json.dumps(given.plain()))
+    moved = {**plain["data"], "path": "elsewhere"}
+    assert given.is_of({**plain, "data": moved, "train": {**plain["train"], "log_every": 99}})
+    fields = {key: value for key, value in plain["model"].items() if key != "dropout"}
+    assert "dropout" in plain["model"] and given.is_of({**plain, "model": fields})
+    assert not given.is_of({**plain, "model": {**fields, "learning_rate": 7.0}})
+    assert not given.is_of({**plain, "model": {**fields, "gone": 1}}) and not given.is_of({})

@@ -16,10 +16,12 @@ from typer.testing import CliRunner
 from clipmill import api, checkpoint, infer, launch, plugin, transfer
 from clipmill.cli import app
 from clipmill.errors import ClipmillError, RecipeError, RunError, UsageError
+from clipmill.evidence import pages
 from clipmill.plugin import Info, Plugin
 from clipmill.recipe import Recipe
 from clipmill.transfer import fit, network, plot, trial
 from clipmill.transfer.asked import Asked
+from clipmill.transfer.pages import _gain as gain
 from clipmill.transfer.verdict import judged, said
 
 runner = CliRunner()
@@ -144,6 +146,7 @@ def asked(trained: dict[str, Any], data: str, **options: Any) -> Asked:
         ({"overrides": ["run.name=x"]}, "run.name in a transfer"),
         ({"overrides": ["probe.train.seed=3"]}, "train.seed in a transfer"),
         ({"overrides": ["data.share=0.5"]}, "data.share in a transfer"),
+        ({"overrides": ["probe.train={seed: 5, batch: 4}"]}, "train in a transfer"),
         ({"overrides": ["model.widht=2"]}, "did you mean width"),
         ({"overrides": ["model.width=0.5"]}, "none of the"),
         ({"overrides": ["model.plugin=c3d"]}, "none of the .* fits c3d"),
@@ -176,6 +179,17 @@ def test_few_videos_come_often_enough_to_fill_a_batch(
     told = [(each.videos, each.clips) for each in side.portions]
     assert told == [(2, 2), (6, 1), (24, 1)]
     assert side.given.train.batch == 4
+
+
+def test_files_are_those_of_one_source_and_one_dataset(
+    trained: dict[str, Any], dataset: str
+) -> None:
+    given = asked(trained, dataset)
+    elsewhere = replace(given.catalog, folder=f"/elsewhere/{Path(dataset).name}")
+    others = [replace(given, source="a/b"), replace(given, source="a-b"),
+              replace(given, catalog=elsewhere)]  # fmt: skip
+    assert len({each.name for each in [given, *others]}) == 4
+    assert all("/" not in each.name for each in others)
 
 
 def test_random_trials_are_those_of_any_source(trained: dict[str, Any], dataset: str) -> None:
@@ -352,6 +366,14 @@ def test_the_verdict_says_where() -> None:
         "probe: beats random weights by more than the spread of the seeds at 1 % and 10 %;"
         " no difference beyond the spread of the seeds at 100 % of the labels"
     )
+
+
+def test_only_shares_are_told_in_percent() -> None:
+    share = {"mean": 0.5, "spread": 0.125, "values": [1, 2], "metric": "accuracy"}
+    loss = {"mean": 3.25, "spread": 0.5, "values": [1, 2], "metric": "test_loss"}
+    assert pages.percent(share) == "50.0% ± 12.5%"
+    assert pages.percent(loss) == "3.25 ± 0.5 test loss"
+    assert gain(0.125, [share, share]) == "+12.5" and gain(-0.5, [share, loss]) == "-0.5"
 
 
 def test_a_plot_holds_figures_that_are_no_shares() -> None:

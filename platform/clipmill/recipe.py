@@ -320,6 +320,13 @@ class Recipe(_Section):
             if mine[section].get(key) != theirs[section].get(key)
         )
 
+    def is_of(self, before: Mapping[str, Any]) -> bool:
+        """Whether plain data of before decides the same weights, defaults of today filled in."""
+        try:
+            return not self.differences(parse(before))
+        except RecipeError:  # it knows keys that there are no more
+            return False
+
 
 def _changed(section: BaseModel) -> dict[str, Any]:
     return section.model_dump(mode="json", by_alias=True, exclude_defaults=True)

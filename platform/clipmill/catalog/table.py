@@ -114,6 +114,14 @@ class Catalog:
             self._columns[name] = self._read_column(name)
         return self._columns[name]
 
+    def has(self, name: str) -> NDArray[np.bool_]:
+        """Whether each record has a value in a column; the values are not kept."""
+        if self.whole:
+            return self.whole[0].has(name)[self.whole[1]]
+        pieces = self.stored.pieces([name], self.places)
+        there = [pc.is_valid(piece[name]).to_numpy(zero_copy_only=False) for piece in pieces]
+        return np.concatenate([np.empty(0, np.bool_), *there])
+
     @functools.cached_property
     def _columns(self) -> dict[str, NDArray[Any]]:
         return {}

@@ -5,7 +5,6 @@ processes. Knows neither how a trial is trained nor how tables look.
 """
 
 import contextlib
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -13,16 +12,13 @@ from typing import Any
 
 from clipmill import cluster, storage
 from clipmill.catalog import Catalog
-from clipmill.errors import ClipmillError, UsageError
+from clipmill.errors import UsageError
 from clipmill.evidence import places
 from clipmill.evidence import trial as trials
 from clipmill.evidence.asked import Asked, Claim, Pair, pairs_of
 from clipmill.evidence.claims import Judged, Measured, judged
+from clipmill.evidence.queue import run_all
 from clipmill.evidence.trial import Progress, Row, Trial
-
-FAILS = (ClipmillError, RuntimeError)  # the last is what torch raises, as for memory
-
-log = logging.getLogger("clipmill")
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,8 @@ def run(
         if _worlds_of(pair, asked) <= catalogs.keys()
         for trial in trials.trials_of(asked, pair, catalogs, folder)
     }
-    failed = _run_all([every[each] for each in chosen], progress)
+    waiting = [every[each] for each in chosen if every[each].result() is None]
+    failed = run_all(waiting, lambda trial: trials.run(trial, progress), progress)
     rows = _found(asked, catalogs, every.values())
     verdicts = [_judged(claim, rows, asked) for claim in asked.claims]
     return {
@@ -108,27 +105,6 @@ def _catalogs(
         for name in missing:
             found[name] = places.made(name, asked.worlds[name], folder, tell)
     return {name: catalog for name, catalog in found.items() if catalog is not None}
-
-
-def _run_all(chosen: Sequence[Trial], progress: Progress | None) -> list[Row]:
-    """Run trials that have not been; one that fails is told, and costs no other."""
-    failed, took = [], list[float]()
-    waiting = [trial for trial in chosen if trial.result() is None]
-    for done, trial in enumerate(waiting):
-        if trial.result():  # another began with it
-            continue
-        left = {"minutes_left": fmean(took) * (len(waiting) - done) / 60} if took else {}
-        if progress:
-            progress("trials", done, len(waiting), left)
-        try:
-            took.append(trials.run(trial, progress)["seconds"])
-        except FAILS as error:
-            told = str(error) if isinstance(error, ClipmillError) else repr(error)
-            log.warning("%s failed: %s", trial.name, told)
-            failed.append({"name": trial.name, "error": told})
-    if progress and waiting:
-        progress("trials", len(waiting), len(waiting), {})
-    return failed
 
 
 def _found(asked: Asked, catalogs: Mapping[str, Catalog], every: Iterable[Trial]) -> list[Row]:

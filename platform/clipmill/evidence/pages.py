@@ -48,10 +48,16 @@ def _result(row: Row) -> list[str]:
 
 
 def percent(row: Row) -> str:
-    """A mean with its spread, as far as there are several seeds."""
-    spread = f" ± {row['spread']:.1%}" if len(row["values"]) > 1 else ""
+    """A mean with its spread, as far as there are several seeds; in percent where it is a share."""
+    form = ".1%" if is_share(row["mean"]) else ".4g"
+    spread = f" ± {row['spread']:{form}}" if len(row["values"]) > 1 else ""
     named = "" if row["metric"] == "accuracy" else f" {row['metric'].replace('_', ' ')}"
-    return f"{row['mean']:.1%}{spread}{named}"
+    return f"{row['mean']:{form}}{spread}{named}"
+
+
+def is_share(mean: float) -> bool:
+    """Whether a mean may be one of a metric that counts shares, and no loss or pixels."""
+    return 0 <= mean <= 1
 
 
 def _verdict(claim: Row) -> str:

@@ -48,8 +48,33 @@ class Trial:
         return storage.join(self.folder, "trials", f"{self.name}.json")
 
     def result(self) -> Row | None:
-        """What came out of it, if it has been made."""
-        return storage.read_json(self.file) if storage.exists(self.file) else None
+        """What came out of it, if it has been made, and made of what it would begin with now."""
+        row = found(self.given, self.file)
+        if row is None or self.begins is None:
+            return row
+        return row if self.begins.given.is_of(row["begins_with"]) else None
+
+
+def found(given: Recipe, file: str) -> Row | None:
+    """What came out of a recipe, if it was made with all the values of today.
+
+    Names tell only what differs from the defaults, so that a new key makes no trial a stranger;
+    where a default is another one since, the recipe that is kept tells it.
+    """
+    if not storage.exists(file):
+        return None
+    row: Row = storage.read_json(file)
+    return row if given.is_of(row["recipe"]) else None
+
+
+def clear(given: Recipe, file: str) -> None:
+    """Remove what is there of a trial that has to be made again, and a run with other values."""
+    home = folder_of(given)
+    before: Row = storage.read_json(home.recipe) if storage.exists(home.recipe) else {}
+    if storage.exists(file) or (before and not given.is_of(before["recipe"])):
+        storage.remove_folder(home.path)
+    if storage.exists(file):
+        storage.remove(file)
 
 
 def trials_of(
@@ -82,6 +107,8 @@ def _trial(
 
 def run(trial: Trial, progress: Progress | None = None) -> Row:
     """Train it, or go on with it, test it, and write down what came out."""
+    if trial.result() is None:
+        clear(trial.given, trial.file)
     if trial.begins and trial.begins.result() is None:
         run(trial.begins, progress)
     home = folder_of(trial.given)
@@ -109,7 +136,8 @@ def run(trial: Trial, progress: Progress | None = None) -> Row:
         "threads": trial.given.train.threads, "device": infer.device(),
         "training_clips_per_second": _pace(home.metrics),
         "test_clips_per_second": told["clips"] / seconds,
-        "seconds": time.monotonic() - began,
+        "seconds": time.monotonic() - began, "recipe": trial.given.plain(),
+        "begins_with": trial.begins.given.plain() if trial.begins else None,
     }  # fmt: skip
     storage.put_json(trial.file, row)
     return row

@@ -21,7 +21,7 @@ from clipmill.catalog import Catalog
 from clipmill.checkpoint import Keeper, State
 from clipmill.errors import ClipmillError, DataError, PlanError, RunError
 from clipmill.folder import Folder, committed_step, folder_of, read_metrics
-from clipmill.launch import begin, lesson, room, stop
+from clipmill.launch import begin, judge, lesson, room, stop
 from clipmill.launch.fit import fit
 from clipmill.launch.mirror import Progress, mirrored
 from clipmill.launch.stop import Stopped
@@ -62,13 +62,14 @@ def run(
     catalog = plans.catalog_of(given.data)
     plan = plans.make(given, "train", catalog)  # refuse what cannot work before anything is written
     lesson.check(given, plan.plugin)
+    if given.train.validate_every is not None:
+        judge.check(given, catalog)
     given = lesson.with_steps(given, plan)
     _check_new(given, home)
     with storage.holding(home.path, f"clipmill train {given.run.name}"):
         _check_new(given, home)
         changes = _check_same(given, plan, catalog, home, allow_changed_data)
-        told = {"recipe": given.plain(), "identity": given.identity(), "data_changes": changes}
-        storage.put_json(home.recipe, told)
+        storage.put_json(home.recipe, {"recipe": given.plain(), "data_changes": changes})
         begun = begin.gather(given, home, catalog.classes)
         stop.forget(home.path)
         tracked = Tracked(given, home, overrides=overrides, parent=parent)
@@ -152,11 +153,25 @@ def _check_same(
 
 
 def _check_plan(given: Recipe, plan: Plan, state: State, is_allowed: bool) -> None:
-    """The same records may still make other takes."""
-    if state.plan_digest not in ("", plan.digest) and not is_allowed:
+    """The same records may still make other takes; what is the same by now is not named."""
+    known = ("", plan.digest, plan.digest_with_defaults)
+    if state.plan_digest not in known and not is_allowed:
+        data = given.data
+        causes = [
+            "order of records",
+            f"choice of those that {given.model.plugin} can use",
+            *(["shards, which data.window goes by"] if data.window else []),
+            *(["file of data.negatives"] if data.negatives else []),
+            *(
+                ["names of the classes in masks"]
+                if any(meta.get("mask_classes") for meta in plan.catalog.metas)
+                else []
+            ),
+        ]
         raise RunError(
-            f"the takes of {given.run.name!r} would be others than those that it began with",
-            "the same order of records, shards under data.window and file of data.negatives",
+            f"the takes of {given.run.name!r} would be others than those that it began with,"
+            " with the same recipe and records",
+            f"the same {' and '.join(causes)}",
             "restore them, set run.name=..., or go on with `clipmill train --anyway`",
         )
 

@@ -14,6 +14,7 @@ import torch.distributed
 
 from clipmill import evaluate as evaluation
 from clipmill import infer, video
+from clipmill import plan as plans
 from clipmill.catalog import Catalog
 from clipmill.errors import PlanError, RecipeError
 from clipmill.recipe import Recipe
@@ -41,7 +42,7 @@ class Judge:
             assert not isinstance(made, int), "every rank is in it"
             self.group = made
         self.model: infer.Model | None = None
-        _check(given, catalog)
+        check(given, catalog)
 
     def verdict(self, weights: Mapping[str, torch.Tensor]) -> Verdict:
         """Validate these weights; every rank asks."""
@@ -83,7 +84,7 @@ def _is_turned(asked: bool | None, given: Recipe) -> bool:
     return asked is not None and asked != given.plugin().higher_is_better
 
 
-def _check(given: Recipe, catalog: Catalog) -> None:
+def check(given: Recipe, catalog: Catalog) -> None:
     """Refuse what cannot be validated before the first step."""
     if given.plugin().meter() is None:
         raise RecipeError(
@@ -98,6 +99,7 @@ def _check(given: Recipe, catalog: Catalog) -> None:
             "some to validate on",
             "set data.validate, or take train.validate_every out",
         )
+    plans.make(given, "val", catalog)  # nor what of them cannot be used
 
 
 def patience_of(given: Recipe) -> Patience | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clipmill import plan as plans
 from clipmill import storage
-from clipmill.errors import PluginError, UsageError
+from clipmill.errors import DataError, PluginError, UsageError
 from clipmill.infer import Model
 from clipmill.picture import drawing, nearest
 from clipmill.picture.seeing import Seen, seen
@@ -84,4 +84,9 @@ def _others(model: Model, plan: Plan, shown: list[Seen], progress: Progress | No
     rows = np.setdiff1d(_spread(len(plan.catalog), MOST_COMPARED), [each.place for each in shown])
     if not len(rows) and len(shown) < 2:
         raise UsageError("one test video, which has no neighbours", "two at the least")
-    return seen(model, plan, rows, progress) if len(rows) else []
+    try:
+        return seen(model, plan, rows, progress) if len(rows) else []
+    except DataError:  # not one of them decodes: what is shown has neighbours all the same
+        if len(shown) < 2:
+            raise
+        return []

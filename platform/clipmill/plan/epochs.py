@@ -10,7 +10,9 @@ import json
 import math
 import threading
 from collections import OrderedDict
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,11 +132,27 @@ class Plan:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Hash of all that decides the takes."""
+        """Hash of all that decides the takes.
+
+        Fields at their defaults are left out: a new one must not make a stranger of an old run.
+        """
+        kept = {each.name: each.default for each in fields(Sampling)}
+        sampling = {k: v for k, v in asdict(self.sampling).items() if v != kept[k]}
+        plugin = self.plugin.model_dump_json(exclude_defaults=True)
+        # The same records mean something else where the numbers in their masks are named anew.
+        named = [meta["mask_classes"] for meta in self.catalog.metas if meta.get("mask_classes")]
+        return self._digest(plugin, sampling, *([named] if named else []))
+
+    @property
+    def digest_with_defaults(self) -> str:
+        """The same as runs of before have kept it."""
+        return self._digest(self.plugin.model_dump_json(), asdict(self.sampling))
+
+    def _digest(self, plugin: str, sampling: Mapping[str, Any], *more: Any) -> str:
         told = [
-            self.catalog.digest, type(self.plugin).name, self.plugin.model_dump_json(), self.stage,
-            self.seed, self.batch, self.window, asdict(self.sampling),
-            self._order_digest,
+            self.catalog.digest, type(self.plugin).name, plugin, self.stage,
+            self.seed, self.batch, self.window, sampling,
+            self._order_digest, *more,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 

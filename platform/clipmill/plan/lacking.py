@@ -67,7 +67,7 @@ def _rules(catalog: Catalog, view: View, spans: _Spans) -> Iterator[tuple[NDArra
         side = np.minimum(catalog.column("height"), catalog.column("width"))
         yield side < view.resize, f"smaller than {view.resize} pixels: they are scaled up"
     if {"mask", "instances"} & set(view.streams):
-        yield catalog.column("masks_sha256") == None, "without masks: all is void"  # noqa: E711
+        yield ~catalog.has("masks_sha256"), "without masks: all is void"
     if "audio" in view.streams:
         yield catalog.column("has_audio") != True, "without sound: it is silence"  # noqa: E712
         yield over, "shorter than a clip: their sound ends in silence"

@@ -125,7 +125,7 @@ def check_masks(plan: Plan) -> None:
     """Refuse to learn from masks where no record has any."""
     views = plan.plugin.views()
     wanted = {stream for name in plan.at(0, 1).views for stream in views[name].streams}
-    if wanted & {"mask", "instances"} and not (plan.catalog.column("masks_sha256") != None).any():  # noqa: E711  # fmt: skip
+    if wanted & {"mask", "instances"} and not plan.catalog.has("masks_sha256").any():
         raise PlanError(
             f"{plan.plugin.name} learns from masks, and none of the {len(plan.catalog)} records"
             f" of {plan.catalog.folder} has any",

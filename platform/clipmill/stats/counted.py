@@ -40,7 +40,7 @@ def stats(data: str, *, where: str | None = None) -> Plain:
         "bytes": int(sizes.sum()),
         "shards": len(part.counts("shard")),
         "with_audio": int(np.count_nonzero(part.column("has_audio") == True)),  # noqa: E712 - may be None
-        "with_masks": int(np.count_nonzero(part.column("masks_sha256") != None)),  # noqa: E711
+        "with_masks": int(np.count_nonzero(part.has("masks_sha256"))),
         "splits": _splits(part, seconds, sizes),
         "classes": classes.of_label(part),
         "labels": classes.of_labels(part),

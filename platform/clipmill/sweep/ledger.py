@@ -9,6 +9,7 @@ from typing import Any, Literal
 from clipmill import storage
 from clipmill.errors import RunError
 from clipmill.folder import SWEEP
+from clipmill.recipe import Recipe
 from clipmill.sweep.asked import Sweep
 
 Row = dict[str, Any]
@@ -22,6 +23,7 @@ class Ledger:
     folder: str
     asked: Row  # what the sweep is, to refuse another of its name
     trials: dict[str, Row]
+    plain: Row  # its recipe with every default, as another one is another sweep
     run_id: str | None = None  # of the parent run
     tracked: bool = False  # whether MLflow has heard all of it
 
@@ -32,7 +34,8 @@ class Ledger:
 
     def keep(self) -> None:
         """Write it down."""
-        told = {"sweep": self.asked, "trials": list(self.trials.values())}
+        asked = {**self.asked, "plain": self.plain}
+        told = {"sweep": asked, "trials": list(self.trials.values())}
         storage.put_json(self.path, {**told, "run_id": self.run_id, "tracked": self.tracked})
 
     def note(self, name: str, **told: Any) -> None:
@@ -50,10 +53,10 @@ def opened(sweep: Sweep, folder: str, digest: str) -> Ledger:
     """
     asked = _asked(sweep, digest)
     fresh = {each.name: _waiting(each.name, each.values) for each in sweep.trials}
-    ledger = Ledger(folder, asked, fresh)
+    ledger = Ledger(folder, asked, fresh, sweep.base.plain())
     if storage.exists(ledger.path):
         told: Row = storage.read_json(ledger.path)
-        _check_same(told, asked, fresh, ledger.path)
+        _check_same(told, asked, fresh, ledger.path, sweep.base)
         ledger.trials = {row["name"]: row for row in told["trials"]}
         ledger.run_id, ledger.tracked = told["run_id"], told["tracked"]
         for row in ledger.trials.values():
@@ -85,8 +88,11 @@ def _waiting(name: str, values: Row) -> Row:
     }
 
 
-def _check_same(told: Row, asked: Row, fresh: dict[str, Row], path: str) -> None:
-    changed = [name for name, value in asked.items() if told["sweep"].get(name) != value]
+def _check_same(told: Row, asked: Row, fresh: dict[str, Row], path: str, given: Recipe) -> None:
+    before = told["sweep"]
+    changed = [name for name, value in asked.items() if before.get(name) != value]
+    if "plain" in before and not given.is_of(before["plain"]):
+        changed.append("recipe")
     values = [row["values"] for row in told["trials"]]
     if values != [row["values"] for row in fresh.values()]:
         changed.append("values to try")

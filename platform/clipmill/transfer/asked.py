@@ -3,6 +3,8 @@
 Everything is checked here, before anything is trained or written.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -23,6 +25,7 @@ PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 BEGINS: tuple[Begins, ...] = get_args(Begins)
 NO_SPLIT = "none"  # nothing is chosen by validation here, so none is done
 DECIDED = ("run", "data.path", "data.share", "data.validate", "train.seed", "train.init_from")
+WHOLE = ("data", "train")  # sections that hold some of these: set whole, they would replace them
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,9 @@ class Asked:
     def name(self) -> str:
         """Of its files."""
         source = self.source.replace("/", "-").replace("@", "-")
-        return f"{source}-on-{storage.name_of(self.catalog.folders[0].rstrip('/'))}"
+        data = storage.name_of(self.catalog.folders[0].rstrip("/"))
+        whole = json.dumps([self.source, self.catalog.folders])  # base names alone meet others
+        return f"{source}-on-{data}-{hashlib.sha256(whole.encode()).hexdigest()[:6]}"
 
 
 def read(
@@ -84,7 +89,7 @@ def read(
         alike = plugin.model_dump_json()
         if alike not in fits:
             fits[alike] = fitted(source, weights, plugin, catalog.classes)
-        sides.append(_side(protocol, recipe, fits[alike], shares, catalog))
+        sides.append(_side(protocol, recipe, fits[alike], shares, catalog, seeds))
     return Asked(source, catalog, tuple(sides), seeds, out)
 
 
@@ -95,11 +100,11 @@ def _given(model: Model, data: str, out: str, protocol: str, overrides: Sequence
 
 
 def _side(
-    protocol: str, given: Recipe, fit: Fit, shares: Sequence[float], catalog: Catalog
+    protocol: str, given: Recipe, fit: Fit, shares: Sequence[float], catalog: Catalog, seeds: int
 ) -> Side:
     given = _frozen(given, fit) if protocol == "probe" else given
     plans.make(given, "test", catalog)  # what cannot be tested is not trained
-    portions = tuple(_portion(given, share, catalog) for share in sorted(set(shares)))
+    portions = tuple(_portion(given, share, catalog, seeds) for share in sorted(set(shares)))
     return Side(protocol, given, fit, portions)  # type: ignore[arg-type]
 
 
@@ -115,7 +120,7 @@ def _check(
         raise UsageError(f"{seeds} seeds", "1 at the least")
     for each in overrides:
         key = _bare(each).partition("=")[0]
-        if any(key == fixed or key.startswith(fixed + ".") for fixed in DECIDED):
+        if key in WHOLE or any(key == fixed or key.startswith(fixed + ".") for fixed in DECIDED):
             raise RecipeError(f"{key} in a transfer", "none: it is what the trials differ by")
 
 
@@ -160,10 +165,16 @@ def _frozen(given: Recipe, fit: Fit) -> Recipe:
     return recipes.parse({**given.model_dump(mode="json", by_alias=True), "model": model})
 
 
-def _portion(given: Recipe, share: float, catalog: Catalog) -> Portion:
-    """How many videos a share is, and how often each must come for them to fill a batch."""
+def _portion(given: Recipe, share: float, catalog: Catalog, seeds: int) -> Portion:
+    """How many videos a share is, and how often each must come for them to fill a batch.
+
+    Seeds choose other videos, which may make other numbers of takes: what fills all is taken.
+    """
     data = given.data.model_copy(update={"share": share})
-    train = given.train.model_copy(update={"batch": 1, "workers": 0})
-    plan = plans.make(given.model_copy(update={"data": data, "train": train}), "train", catalog)
-    clips = plans.clips_that_fill(replace(plan, batch=given.train.batch))
-    return Portion(share, len(plan.catalog), clips)
+    videos, clips = 0, 1
+    for seed in range(seeds if share < 1 else 1):
+        train = given.train.model_copy(update={"batch": 1, "workers": 0, "seed": seed})
+        plan = plans.make(given.model_copy(update={"data": data, "train": train}), "train", catalog)
+        videos = len(plan.catalog)
+        clips = max(clips, plans.clips_that_fill(replace(plan, batch=given.train.batch)))
+    return Portion(share, videos, clips)

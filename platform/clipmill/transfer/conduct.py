@@ -5,21 +5,17 @@ processes. Knows neither how a trial is trained nor how tables look.
 """
 
 import contextlib
-import logging
 from collections.abc import Sequence
 from statistics import fmean
 
 from clipmill import cluster, storage
-from clipmill.errors import ClipmillError, UsageError
+from clipmill.errors import UsageError
 from clipmill.evidence.claims import Measured
+from clipmill.evidence.queue import run_all
 from clipmill.transfer import trial as trials
 from clipmill.transfer.asked import BEGINS, Asked, Side
 from clipmill.transfer.trial import Progress, Row, Trial
 from clipmill.transfer.verdict import judged, said
-
-FAILS = (ClipmillError, RuntimeError)  # the last is what torch raises, as for memory
-
-log = logging.getLogger("clipmill")
 
 
 def run(
@@ -69,24 +65,11 @@ def _told(side: Side) -> Row:
 
 
 def _run_all(asked: Asked, chosen: Sequence[Trial], progress: Progress | None) -> list[Row]:
-    """Run trials that have not been; one that fails is told, and costs no other."""
+    """Run trials that have not been, on one Ray where they need any."""
     waiting = [trial for trial in chosen if trial.result() is None]
     on_ray = any(trial.given.train.workers for trial in waiting)
-    failed, took = list[Row](), list[float]()
     with cluster.session(dashboard=True) if on_ray else contextlib.nullcontext():
-        for done, trial in enumerate(waiting):
-            left = {"minutes_left": fmean(took) * (len(waiting) - done) / 60} if took else {}
-            if progress:
-                progress("trials", done, len(waiting), left)
-            try:
-                took.append(trials.run(trial, asked.source, progress)["seconds"])
-            except FAILS as error:
-                told = str(error) if isinstance(error, ClipmillError) else repr(error)
-                log.warning("%s failed: %s", trial.name, told)
-                failed.append({"name": trial.name, "error": told})
-    if progress and waiting:
-        progress("trials", len(waiting), len(waiting), {})
-    return failed
+        return run_all(waiting, lambda trial: trials.run(trial, asked.source, progress), progress)
 
 
 def _rows(asked: Asked, every: Sequence[Trial]) -> tuple[list[Row], int]:

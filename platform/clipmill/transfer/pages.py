@@ -3,10 +3,10 @@
 Takes plain data; knows nothing of how it was made.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from clipmill.evidence.pages import percent, table
+from clipmill.evidence.pages import is_share, percent, table
 
 Row = Mapping[str, Any]
 COLUMNS = ("protocol", "labels", "training videos", "pretrained", "random weights", "gain",
@@ -46,6 +46,12 @@ def _line(judged: Row, told: Row) -> list[str]:
         f"{100 * judged['share']:.3g} %",
         str(videos),
         *(percent(own[name]) if name in own else "" for name in ("pretrained", "random")),
-        "" if judged["gain"] is None else f"{100 * judged['gain']:+.1f}",
+        "" if judged["gain"] is None else _gain(judged["gain"], own.values()),
         f"**{judged['verdict']}**" if judged["verdict"] == "better" else judged["verdict"],
     ]
+
+
+def _gain(gain: float, own: Iterable[Row]) -> str:
+    """In points of percent where both are shares."""
+    is_of_shares = all(is_share(row["mean"]) for row in own)
+    return f"{100 * gain:+.1f}" if is_of_shares else f"{gain:+.3g}"

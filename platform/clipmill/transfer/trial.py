@@ -13,6 +13,7 @@ from typing import Any
 
 from clipmill import evaluate as evaluation
 from clipmill import infer, launch, storage
+from clipmill.evidence.trial import clear, found
 from clipmill.folder import CHECKPOINTS, Folder, folder_of
 from clipmill.recipe import Recipe
 from clipmill.transfer.asked import BEGINS, Asked, Begins, Portion, Side
@@ -45,8 +46,8 @@ class Trial:
         return storage.join(self.out, "trials", f"{self.name}.json")
 
     def result(self) -> Row | None:
-        """What came out of it, if it has been made."""
-        return storage.read_json(self.file) if storage.exists(self.file) else None
+        """What came out of it, if it has been made with the values of today."""
+        return found(self.given, self.file)
 
 
 def trials_of(asked: Asked) -> Iterator[Trial]:
@@ -78,6 +79,8 @@ def _trial(asked: Asked, side: Side, portion: Portion, begins: Begins, seed: int
 def run(trial: Trial, source: str, progress: Progress | None = None) -> Row:
     """Train it, or go on with it, test it, and write down what came out."""
     home, began = folder_of(trial.given), time.monotonic()
+    if trial.result() is None:
+        clear(trial.given, trial.file)
 
     def tell(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
         if progress:
@@ -98,7 +101,7 @@ def run(trial: Trial, source: str, progress: Progress | None = None) -> Row:
         "test_protocol": told["protocol"], "training_videos": trial.portion.videos,
         "steps": trial.given.train.steps, "batch": trial.given.train.batch,
         "threads": trial.given.train.threads, "device": infer.device(),
-        "seconds": time.monotonic() - began,
+        "seconds": time.monotonic() - began, "recipe": trial.given.plain(),
     }  # fmt: skip
     storage.put_json(trial.file, row)
     _tidy(home)
