@@ -13,7 +13,7 @@ from torch import nn
 from torchvision import models
 
 from clipmill.errors import PluginError
-from clipmill_classify.narrow import initialise, narrowed, run_empty
+from clipmill_classify.narrow import Undrawn, initialise, narrowed, run_empty
 
 COLOURS = 3
 HEADS = ("fc", "classifier", "heads", "head")
@@ -100,11 +100,10 @@ def averaged(colours: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def _narrow(name: str, size: int, width: float) -> nn.Module:
-    """Narrow the network before it has memory: the wide one is never drawn."""
-    wished = torch.get_default_device()
-    with torch.device("meta"):
-        encoder = narrowed(beheaded(_model(name, size)), width, (3, size, size))
-    return encoder.to_empty(device=wished).apply(initialise)
+    """Narrow the network before it has weights: the wide one is never drawn."""
+    with Undrawn():
+        wide = beheaded(_model(name, size))
+    return narrowed(wide, width, (3, size, size))
 
 
 def _model(name: str, size: int) -> nn.Module:

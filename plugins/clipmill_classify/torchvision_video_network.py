@@ -15,7 +15,7 @@ from torchvision.models import video
 
 from clipmill.errors import PluginError
 from clipmill_classify.backbones import UNFIT, beheaded, load_weights
-from clipmill_classify.narrow import initialise, narrowed, run_empty
+from clipmill_classify.narrow import Undrawn, narrowed, run_empty
 
 HEAD_FEATURES = 32  # of a Swin transformer
 
@@ -59,13 +59,12 @@ Shape = tuple[int, int, int, int]  # channels, frames, height, width
 
 
 def _convolutional(network: str, shape: Shape, width: float) -> nn.Module:
-    """A network that can be narrowed after it is made, before it has memory."""
-    wished = torch.get_default_device()
+    """A network that can be narrowed after it is made, before it has weights."""
     if width == 1:
         return _without_head(network)
-    with torch.device("meta"):
-        encoder = narrowed(_without_head(network), width, shape)
-    return encoder.to_empty(device=wished).apply(initialise)
+    with Undrawn():
+        wide = _without_head(network)
+    return narrowed(wide, width, shape)
 
 
 def _without_head(network: str) -> nn.Module:
