@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from clipmill import api, infer, launch, recipe, storage
@@ -49,10 +50,15 @@ def test_a_backbone_is_found_under_another_name(theirs: str, ours: str) -> None:
 
 
 def test_both_streams_of_a_network_begin_with_one_backbone() -> None:
-    wanted = tensors({**backbone("look."), **backbone("move.")})
-    pairs = begin.matched(wanted, tensors(backbone("encoder.")))
+    wanted, given = (
+        tensors({**backbone("look."), **backbone("move.")}),
+        tensors(backbone("encoder.")),
+    )
+    pairs = begin.matched(wanted, given)
     assert pairs.keys() == wanted.keys()
     assert {name.split(".", 1)[1] for name in pairs} == {n.split(".", 1)[1] for n in pairs.values()}
+    kept = safetensors.torch.load(safetensors.torch.save(begin.taken(pairs, given)))
+    assert all(torch.equal(kept[ours], given[theirs]) for ours, theirs in pairs.items())
 
 
 def test_a_few_layers_of_the_same_shape_are_no_backbone() -> None:

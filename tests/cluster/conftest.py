@@ -13,7 +13,9 @@ def two_nodes() -> Iterator[tuple[Any, Any]]:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        initialize_head=True,
+        # Without a port of its own wish it looks for a free one: another Ray may run here.
+        head_node_args={"num_cpus": 1, "include_dashboard": False, "dashboard_port": None},
     )
     second = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()

@@ -6,12 +6,14 @@ Knows neither how a trial is run nor what it is of.
 import logging
 from collections.abc import Callable, Sequence
 from statistics import fmean
+from textwrap import shorten
 from typing import Protocol, TypeVar
 
 from clipmill.errors import ClipmillError
 from clipmill.evidence.trial import Progress, Row
 
 FAILS = (ClipmillError, RuntimeError)  # the last is what torch raises, as for memory
+ERROR_LETTERS = 500  # at most: torch may name every weight there is
 
 log = logging.getLogger("clipmill")
 
@@ -44,7 +46,8 @@ def run_all(
         try:
             took.append(run(trial)["seconds"])
         except FAILS as error:
-            told = str(error) if isinstance(error, ClipmillError) else repr(error)
+            whole = str(error) if isinstance(error, ClipmillError) else repr(error)
+            told = shorten(whole, ERROR_LETTERS)
             log.warning("%s failed: %s", trial.name, told)
             failed.append({"name": trial.name, "error": told})
     if progress and waiting:

@@ -45,7 +45,7 @@ def gather(given: Recipe, home: Folder, classes: tuple[str, ...]) -> dict[str, A
             pairs = matched(missing, weights)
             if not any(weights[theirs].is_floating_point() for theirs in pairs.values()):
                 raise _none_fits(source, weights, wanted)
-            found |= {name: weights[theirs].contiguous() for name, theirs in pairs.items()}
+            found |= taken(pairs, weights)
             left = sorted(weights.keys() - set(pairs.values()))
         told.append({"from": source, "loaded": pairs, "left": left})
     fresh = sorted(wanted.keys() - found.keys())
@@ -55,6 +55,12 @@ def gather(given: Recipe, home: Folder, classes: tuple[str, ...]) -> dict[str, A
     for line in spoken:
         log.warning("%s", line)
     return {"init": spoken}
+
+
+def taken(pairs: Mapping[str, str], weights: Tensors) -> dict[str, torch.Tensor]:
+    """Tensors by their new names, each with memory of its own: one may serve two places."""
+    whole = torch.contiguous_format
+    return {name: weights[theirs].clone(memory_format=whole) for name, theirs in pairs.items()}
 
 
 def load(home: Folder, module: torch.nn.Module) -> None:
