@@ -4,6 +4,8 @@ PY     := .venv/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input
 STAMP  := .venv/.stamp
 SPREAD := -n 2 --dist loadfile
+# A thread a process: there are as many processes as cores, and networks of tests are small.
+TEST   := OMP_NUM_THREADS=1 $(PY) -m pytest
 
 # Someone's path settings must not leak other packages into the environment.
 unexport PYTHONPATH PYTHONHOME
@@ -20,7 +22,7 @@ demo: $(STAMP) ## videos made, sharded, trained on, registered, and a new video 
 	@$(PY) pipelines/demo.py
 
 test: $(STAMP) ## the tests, without the slow ones
-	@$(PY) -m pytest $(SPREAD)
+	@$(TEST) $(SPREAD)
 
 test-all: $(STAMP) ## all tests, with a line in tests/bench/RESULTS.md
 	@mkdir -p .cache && rm -f .cache/test-all.xml
@@ -31,8 +33,8 @@ check: $(STAMP) ## format, lint, types, layers, tests: what continuous integrati
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy platform
-	@$(PY) -m pytest -q tests/test_layers.py
-	@$(PY) -m pytest $(SPREAD)
+	@$(TEST) -q tests/test_layers.py
+	@$(TEST) $(SPREAD)
 
 lint: $(STAMP) ## format the code and mend what ruff can mend
 	@$(PY) -m ruff format .

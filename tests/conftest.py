@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,16 +19,39 @@ from clipmill.cluster import QUIET
 settings.register_profile("clipmill", deadline=None)
 settings.load_profile("clipmill")
 
-# Settings of the person who runs the tests must not send them to a real cluster or server.
+# Processes that wait for the next test's tasks: to start one with torch in it takes seconds.
+IDLE_WORKERS = 4
+
+# Settings of the person who runs the tests must not send them to a real cluster, server or store.
 NOT_OURS = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
+
+
+# Who speaks to an object store does it as this; processes of Ray know it from their start.
+STORE = {
+    "AWS_ACCESS_KEY_ID": "someone",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def store_port(own_environment: None) -> Iterator[int]:
+    """Keep a port for a store of objects, whose address all processes are told."""
+    with pytest.MonkeyPatch.context() as patch, socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server may take it
+        kept.bind(("127.0.0.1", 0))
+        port = int(kept.getsockname()[1])
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        yield port
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in NOT_OURS:
+        for name in (*NOT_OURS, *(name for name in os.environ if name.startswith("AWS_"))):
             patch.delenv(name, raising=False)
-        for name, value in QUIET.items():
+        for name, value in {**QUIET, **STORE}.items():
             patch.setenv(name, value)
         # Functions of test modules travel by name to Ray's workers.
         patch.setenv("PYTHONPATH", os.path.dirname(__file__), prepend=os.pathsep)
@@ -39,7 +63,7 @@ def own_environment() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
+def ray_local(store_port: int) -> Iterator[None]:
     """Run one quiet Ray with two CPUs for the whole session, gone when it ends."""
     import ray
 
@@ -49,6 +73,7 @@ def ray_local() -> Iterator[None]:
         num_gpus=0,
         object_store_memory=512 * 2**20,
         include_dashboard=True,  # without it Ray Train complains every second
+        _system_config={"num_workers_soft_limit": IDLE_WORKERS},
         logging_level=logging.ERROR,
         log_to_driver=False,
     )

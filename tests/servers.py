@@ -1,9 +1,9 @@
 """An object store and a web server on this machine, as fixtures."""
 
+import contextlib
 import functools
 import http.server
 import logging
-import os
 import threading
 from collections.abc import Iterator
 
@@ -14,36 +14,50 @@ from moto.server import ThreadedMotoServer
 BUCKET = "clips"
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """Run a server that speaks S3, gone with the module."""
+@contextlib.contextmanager
+def serving(port: int = 0) -> Iterator[str]:
+    """Run a server that speaks S3; gives its host and port."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        patch.setenv("AWS_ACCESS_KEY_ID", "someone")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    try:
         yield f"{host}:{port}"
-    server.stop()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def endpoint(store_port: int) -> Iterator[str]:
+    """Run a server at the port that the environment tells, gone with the module."""
+    with serving(store_port) as at:
+        yield at
+
+
+def emptied(endpoint: str) -> str:
+    """The name of a bucket that holds nothing."""
+    s3 = boto3.resource("s3", endpoint_url=f"http://{endpoint}")
+    s3.create_bucket(Bucket=BUCKET).objects.delete()
+    return BUCKET
 
 
 @pytest.fixture(params=["environment", "address"])
 def root(request: pytest.FixtureRequest, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """An empty bucket's address: with the server in the environment, or in the address itself."""
-    address = f"http://{endpoint}"
-    store = boto3.resource("s3", endpoint_url=address)
-    bucket = store.create_bucket(Bucket=BUCKET)
-    bucket.objects.delete()
+    bucket = emptied(endpoint)
     if request.param == "environment":
-        return f"s3://{BUCKET}"
+        return f"s3://{bucket}"
     monkeypatch.delenv("AWS_ENDPOINT_URL")
-    return f"s3://{BUCKET}?endpoint_override={endpoint}&scheme=http"
+    return f"s3://{bucket}?endpoint_override={endpoint}&scheme=http"
+
+
+@pytest.fixture(params=["environment", "address"])
+def store(request: pytest.FixtureRequest, store_port: int) -> Iterator[str]:
+    """An empty bucket of the store that the environment tells; or, with that one away, another's."""
+    is_told = request.param == "environment"
+    with serving(store_port if is_told else 0) as at:
+        bucket = f"s3://{emptied(at)}"
+        yield bucket if is_told else f"{bucket}?endpoint_override={at}&scheme=http"
 
 
 class Web(http.server.BaseHTTPRequestHandler):

@@ -19,6 +19,7 @@ from clipmill_classify.backbones import frame_encoder
 from clipmill_classify.flow_network import PIXELS, RaftFlow
 from clipmill_classify.multi_stream import MultiStream
 from clipmill_classify.multi_stream_network import Joint
+from clipmill_classify.sound_network import SoundEncoder
 from clipmill_classify.two_stream import TwoStream
 
 CLASSES = ("a", "b", "c")
@@ -296,12 +297,25 @@ def test_the_order_of_streams_changes_nothing() -> None:
 
 
 def test_sound_comes_as_a_spectrogram() -> None:
-    made = multi(bands=40)
+    made = multi(bands=40, window_seconds=0.05, step_seconds=0.02)
     given = decoded(made)
     sample = made.sample(given, np.random.default_rng(0))
     assert "audio" not in sample and sample["heard"] == 1
-    wanted = video.log_mel(given.streams[0]["audio"], 16_000, bands=40)
+    wanted = video.log_mel(
+        given.streams[0]["audio"], 16_000, bands=40, window_seconds=0.05, step_seconds=0.02
+    )
     np.testing.assert_array_equal(sample["spectrogram"], wanted)
+    assert multi(audio_rate=8000).views()["train"].audio_rate == 8000
+
+
+def test_low_tones_have_features_of_their_own() -> None:
+    torch.manual_seed(0)
+    encoder = SoundEncoder(64, 0.125).eval().requires_grad_(False)
+    tone = torch.full((2, 64, 8), -20.0)
+    tone[0, 4], tone[1, 20] = 0.0, 0.0  # both in the lowest third
+    heard_ND = (encoder(tone) - encoder(torch.full_like(tone, -20.0))).abs() > 1e-5
+    first, second = heard_ND
+    assert first.any() and second.any() and not (first & second).any()
 
 
 def test_a_video_without_sound_is_answered_by_the_rest() -> None:

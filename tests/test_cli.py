@@ -166,8 +166,8 @@ def verbs(group: Any = None, above: str = "") -> dict[str, Any]:
 
 def test_the_verbs_are_those_of_the_stages_that_exist() -> None:
     assert " ".join(sorted(verbs())) == (
-        "browse clean compare evaluate evidence features feed forget ingest inspect look picture plan plugins check plugins list "
-        "plugins show plugins table predict promote resume runs schema serve show stats sweep trace train transfer verify worlds make"
+        "browse clean compare embed evaluate evidence features feed forget gallery enrol gallery list gallery match gallery remove ingest inspect jobs list jobs logs jobs stop jobs wait look picture plan plugins check plugins list "
+        "plugins show plugins table predict promote resume runs schema serve show stats submit sweep trace train transfer verify worlds make"
     )
 
 

@@ -132,7 +132,7 @@ def test_a_shipped_file_is_found_by_its_name() -> None:
         evidence.read("clasify")
 
 
-@pytest.mark.parametrize("family", ["classify", "pretext"])
+@pytest.mark.parametrize("family", ["classify", "pretext", "segment"])
 def test_what_is_shipped_can_be_judged(family: str) -> None:
     shipped = evidence.read(family)
     assert shipped.seeds >= 3

@@ -1,8 +1,6 @@
 """Clips that do not decode: replaced by rule in training, left out in tests, written down."""
 
 import json
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +13,9 @@ from clipmill.errors import DataError, RunError
 from clipmill.feed import Feed, Settings, Share
 from clipmill.launch.worker import Worker
 from clipmill.plan import Plan
-from clipmill.plugin import Decoded, Sample
+from clipmill.plugin import Sample
 from clipmill.takes import crop_box
-from clipmill_classify.single_frame import SingleFrame
+from misbehaving import Crashing, Failing, Ragged, Suicidal, Unjoined
 from tiny import ingested, recipe_of, write_videos
 
 BATCH, STEPS = 10, 10  # two epochs of fifty
@@ -160,18 +158,6 @@ def test_a_run_counts_the_bad_clips_of_all_ranks(broken: tuple[str, str], tmp_pa
         worker.trail._count([row])
 
 
-class Crashing(SingleFrame):
-    """Ends the process that decodes one of its records."""
-
-    bad: str = ""
-
-    def sample(self, decoded: Decoded, rng: np.random.Generator) -> Sample:
-        """Crash on the bad one."""
-        if decoded.records[0]["key"] == self.bad:
-            os.kill(os.getpid(), signal.SIGSEGV)
-        return super().sample(decoded, rng)
-
-
 def crashing(data: str, bad: str) -> Plan:
     plan = plan_of(data)
     fields = plan.plugin.model_dump()
@@ -186,15 +172,6 @@ def test_a_clip_that_crashes_its_decoder_is_bad_and_no_more(broken: tuple[str, s
     assert set(reasons) == {key, wiped}
     assert "crashed" in reasons[key]
     assert [len(batch["position"]) for batch in batches] == [BATCH] * 5
-
-
-class Suicidal(SingleFrame):
-    """Ends every process that decodes."""
-
-    def sample(self, decoded: Decoded, rng: np.random.Generator) -> Sample:
-        """Crash."""
-        os.kill(os.getpid(), signal.SIGSEGV)
-        raise AssertionError
 
 
 def test_a_damaged_packet_index_is_a_bad_clip(broken: tuple[str, str], tmp_path: Path) -> None:
@@ -215,11 +192,11 @@ def test_a_damaged_packet_index_is_a_bad_clip(broken: tuple[str, str], tmp_path:
 def test_one_video_that_crashes_everywhere_is_not_taken_for_dying_workers(
     broken: tuple[str, str],
 ) -> None:
-    plan = crashing(broken[0], catalog.load(broken[0]).part(split="test").row(0)["key"])
-    given = recipe.load(recipe_of(data={"path": broken[0]}, train={"batch": 1}))
-    tested = replace(plans.make(given, "test"), plugin=plan.plugin)
-    batches, made = fed(tested, Share(0, 4), "ray", max_bad_share=1.0)
-    assert len(made.ledger) == 4 and batches == []  # the four clips of one video, and no other
+    plan = plan_of(broken[0], "test")
+    fields = {**plan.plugin.model_dump(), "test_clips": 2}
+    plan = replace(plan, plugin=Crashing(**fields, bad=plan.catalog.row(0)["key"]), batch=1)
+    batches, made = fed(plan, Share(0, 2), "ray", max_bad_share=1.0)
+    assert len(made.ledger) == 2 and batches == []  # both clips of one video, and no other
 
 
 @pytest.mark.slow
@@ -239,27 +216,6 @@ def test_a_plugin_that_fails_stops_with_its_own_error(broken: tuple[str, str]) -
         fed(plan, Share(0, 2), "ray")
 
 
-class Failing(SingleFrame):
-    """Has a bug."""
-
-    def sample(self, decoded: Decoded, rng: np.random.Generator) -> Sample:
-        """Fail."""
-        raise ZeroDivisionError("a bug")
-
-
-class Ragged(SingleFrame):
-    """Samples of many lengths."""
-
-    def sample(self, decoded: Decoded, rng: np.random.Generator) -> Sample:
-        """As many numbers as chance wants."""
-        return {"numbers": np.ones(int(rng.integers(1, 9)))}
-
-    def collate(self, samples: list[Sample]) -> Sample:  # type: ignore[override]
-        """Put all one behind the other, with their lengths."""
-        numbers = [sample["numbers"] for sample in samples]
-        return {"numbers": np.concatenate(numbers), "lengths": np.array([len(n) for n in numbers])}
-
-
 @pytest.mark.parametrize("transport", ["thread", "ray"])
 def test_ragged_samples_come_through_a_collate(broken: tuple[str, str], transport: str) -> None:
     plan = plan_of(broken[0])
@@ -277,11 +233,3 @@ def test_ragged_samples_without_a_collate_are_told(broken: tuple[str, str]) -> N
     assert type(given).collate is plugin.Plugin.collate
     with pytest.raises(ValueError, match="collate"):
         fed(replace(plan, plugin=given), Share(0, 5))
-
-
-class Unjoined(SingleFrame):
-    """Samples of many lengths that nothing joins."""
-
-    def sample(self, decoded: Decoded, rng: np.random.Generator) -> Sample:
-        """As many numbers as chance wants."""
-        return {"numbers": np.ones(int(rng.integers(1, 9)))}

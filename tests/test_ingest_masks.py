@@ -1,6 +1,7 @@
 """Masks from beside a video to what a network sees: on the very pixels that they were drawn for."""
 
 import json
+import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -8,19 +9,22 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipmill import augment, catalog, feed, ingest, stats, video, worlds
+from clipmill import augment, catalog, feed, ingest, stats, storage, video, worlds
 from clipmill import plan as plans
 from clipmill.errors import PlanError, SourceError, VideoError
 from clipmill.feed import OfFile, Share
-from clipmill.ingest import Options
+from clipmill.ingest import Options, arrange, masks
+from clipmill.ingest.examine import Examined, Piece
+from clipmill.ingest.sources import Source
 from clipmill.plan import Plan, making
 from clipmill.plugin import Decoded, Info, Plugin, Sample
 from clipmill.takes import View
-from clipmill.video import Masks, zipped_masks
+from clipmill.video import Masks, mask_source, zipped_masks
 from test_video import written
 
 FRAMES, HEIGHT, WIDTH = 12, 48, 80
@@ -173,9 +177,9 @@ def as_folder(folder: Path) -> str:
     return "masks"
 
 
-def as_film(folder: Path) -> str:
+def as_film(folder: Path, **options: str) -> str:
     pixels = np.stack([DRAWN.classes, DRAWN.instances, np.zeros_like(DRAWN.classes)], -1)
-    data = written(pixels.astype(np.uint8), codec="ffv1", container="matroska", pixels="bgr0", fps=10)  # fmt: skip
+    data = written(pixels.astype(np.uint8), codec="ffv1", container="matroska", pixels="bgr0", fps=10, options=options)  # fmt: skip
     (folder / "masks.mkv").write_bytes(data)
     return "masks.mkv"
 
@@ -261,6 +265,96 @@ def test_masks_that_are_not_of_their_video_are_quarantined_in_one_line(
         assert re.search(wanted, row["reason"]), row["reason"]
     (row,) = [each for each in ledger if "@0.5" in each["source"]]
     assert row["stage"] == "read" and "away.zip" in row["reason"]
+
+
+@pytest.mark.parametrize("made", [{}, {"rotation": 90}])
+def test_packets_tell_the_frames_that_masks_are_of(made: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(film(**made))
+    whole = mask_source._Shown.of(str(path))
+    assert len(whole.seconds) == FRAMES
+    for frames in (FRAMES, FRAMES - 1):  # for the latter all is decoded
+        told = mask_source._Shown.by_packets(str(path), frames)
+        np.testing.assert_allclose(told.seconds, whole.seconds, atol=1e-9)
+        assert (told.size, told.rotation) == (whole.size, whole.rotation)
+
+
+def test_a_rotten_zip_names_its_mask(tmp_path: Path) -> None:
+    file = tmp_path / "m.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("0.png", bytes(range(256)) * 99)
+    data = bytearray(file.read_bytes())
+    data[40:60] = b"\xff" * 20
+    file.write_bytes(data)
+    with (
+        pytest.raises(VideoError, match=r"its mask 0\.png cannot be read"),
+        mask_source.opened_masks(str(file)) as given,
+    ):
+        list(given.at([0]))
+
+
+def test_of_a_film_only_what_is_asked_for_is_decoded(beside: Path) -> None:
+    film = beside / as_film(beside, g="1", level="3")
+    data, rotten = film.read_bytes(), FRAMES // 2
+    with av.open(str(film)) as container:
+        (packet,) = [p for p in container.demux() if p.size and p.pts == 100 * rotten]
+        at = data.index(bytes(packet))
+        film.write_bytes(data[: at + 9] + b"\xff" * (packet.size - 9) + data[at + packet.size :])
+    with mask_source.opened_masks(str(film)) as given:
+        assert len(given) == FRAMES
+        asked = [0, rotten - 1, rotten + 1, FRAMES - 1]
+        for number, planes in zip(asked, given.at(asked), strict=True):
+            np.testing.assert_array_equal(planes.classes, DRAWN.classes[number])
+        with pytest.raises(VideoError, match=f"frame {rotten}"):
+            list(given.at([rotten]))
+
+
+def test_numbers_in_names_count_whatever_their_length() -> None:
+    long = "9" * 5000
+    names = [f"{long}.png", "10.png", "9.png", "007.png", "0.png"]
+    assert mask_source._in_order(names) == ["0.png", "007.png", "9.png", "10.png", f"{long}.png"]
+
+
+def copy(name: str, masks: str = "", label: str | None = None) -> Examined:
+    source = Source(name, label=label)
+    return Examined(
+        source, sha256="same", pieces=(Piece(duration_seconds=1.0),), masks_sha256=masks
+    )
+
+
+def test_of_two_copies_neither_label_nor_masks_go_without_a_word() -> None:
+    both = arrange.sort_out([copy("a", label="x"), copy("b", "m", "x"), copy("c", "m")])
+    assert [each.source.name for each in both.taken] == ["b"] and not both.quarantined
+    apart = arrange.sort_out([copy("a", label="x"), copy("b", "m")])
+    assert not apart.taken and len(apart.quarantined) == 2
+    assert "has the label, another the masks" in apart.quarantined[0].reason
+
+
+def test_a_stamp_tells_masks_that_were_exchanged_or_are_older(tmp_path: Path) -> None:
+    names = [tmp_path / "m" / name for name in ("0.png", "1.png", "deep/2.png")]
+    (tmp_path / "m" / "deep").mkdir(parents=True)
+    for place, path in enumerate([tmp_path / "a.mp4", *names]):
+        path.write_bytes(bytes(4))
+        os.utime(path, ns=(place * 10**9, place * 10**9))
+    given = Source(str(tmp_path / "a.mp4"), masks=str(tmp_path / "m"))
+    first = masks.stamp(given)
+    assert first[0] == 16 and 0 <= first[1] < 1 << 63 and masks.stamp(given) == first
+    names[0].rename(tmp_path / "x")
+    names[1].rename(names[0])
+    (tmp_path / "x").rename(names[1])
+    exchanged = masks.stamp(given)
+    os.utime(tmp_path / "a.mp4", ns=(0, 10**6))  # of the same size, and older than the masks
+    assert len({first, exchanged, masks.stamp(given)}) == 3
+    bare = Source(given.path)
+    assert masks.stamp(bare) == storage.stamp(given.path)
+
+
+def test_what_lies_beside_masks_makes_no_others(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(b"mask")
+    before = masks.measured(str(tmp_path))
+    for name in ("Thumbs.db", ".hidden.png"):
+        (tmp_path / name).write_bytes(b"else")
+    assert masks.measured(str(tmp_path)) == before
 
 
 def test_a_table_that_names_no_classes_or_two_lists_is_refused(beside: Path) -> None:

@@ -2,8 +2,6 @@
 
 import io
 import json
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -12,46 +10,43 @@ import pytest
 from clipmill import catalog, ingest, storage
 from clipmill.ingest import Options
 from test_ingest import heap, records
-from test_ingest_hostile import RUN
 
 pytest_plugins = ["servers"]
 
 
-def ingested_alone(source: str, out: str) -> None:
-    """Ingest in a process whose own Ray sees the store's settings."""
-    done = subprocess.run([sys.executable, "-c", RUN, source, out], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+@pytest.fixture(scope="module")
+def local(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hold videos, of which one is none, and the dataset of them on a disk."""
+    folder = tmp_path_factory.mktemp("local")
+    (heap(folder / "v", {"a": 2, "b": 2}) / "a" / "bad.mp4").write_text("no video")
+    ingest.run(str(folder / "v"), str(folder / "d"))
+    return folder
 
 
-def test_a_dataset_in_an_object_store_is_that_of_a_disk(root: str, tmp_path: Path) -> None:
-    local = heap(tmp_path / "v", {"a": 4, "b": 4})
-    (local / "a" / "bad.mp4").write_text("no video")
-    for path in local.rglob("*.mp4"):
-        storage.put(storage.join(root, "v", path.parent.name, path.name), path.read_bytes())
-    source, out = storage.join(root, "v"), storage.join(root, "d")
-    ingested_alone(source, out)
-    ingested_alone(str(local), str(tmp_path / "d"))
-    there, here = catalog.load(out), catalog.load(str(tmp_path / "d"))
-    assert there.digest == here.digest and len(there) == 8
+def test_a_dataset_in_an_object_store_is_that_of_a_disk(store: str, local: Path) -> None:
+    for path in (local / "v").rglob("*.mp4"):
+        storage.put(storage.join(store, "v", path.parent.name, path.name), path.read_bytes())
+    source, out = storage.join(store, "v"), storage.join(store, "d")
+    ingest.run(source, out)
+    there, here = catalog.load(out), catalog.load(str(local / "d"))
+    assert there.digest == here.digest and len(there) == 4
     rows = zip(there.table.to_pylist(), here.table.to_pylist(), strict=True)
     assert all(there.read(a, "json") == here.read(b, "json") for a, b in rows)
     assert ingest.verify(out) == []
     names = {storage.name_of(path) for path in storage.list_files(out)}
-    assert names == {path.name for path in (tmp_path / "d").iterdir()} - {".held"}
+    assert names == {path.name for path in (local / "d").iterdir()} - {".held"}
     again = ingest.run(source, out)
     assert again["nothing_to_do"] and again["quarantined"] == 1
 
 
-@pytest.mark.usefixtures("ray_local")
-def test_our_own_shards_can_be_ingested_again(tmp_path: Path) -> None:
-    first, second = tmp_path / "d", tmp_path / "again"
-    ingest.run(str(heap(tmp_path / "v", {"a": 4, "b": 4})), str(first))
+def test_our_own_shards_can_be_ingested_again(local: Path, tmp_path: Path) -> None:
+    first, second = local / "d", tmp_path / "again"
     shards = tmp_path / "tars"
     shards.mkdir()
     for path in first.glob("*.tar"):
         (shards / path.name).write_bytes(path.read_bytes())
     counts = ingest.run(str(shards), str(second), Options(layout="webdataset"))
-    assert counts["taken"] == 8 and ingest.verify(str(second)) == []
+    assert counts["taken"] == 4 and ingest.verify(str(second)) == []
     told_of = [
         sorted((row["label"], row["split"]) for row in records(data)) for data in (first, second)
     ]

@@ -262,6 +262,16 @@ def test_our_errors_come_back_as_what_they_are(shared: Jail) -> None:
     assert shared.call({"do": "count"})[0]["pid"] == pid
 
 
+def test_a_call_that_is_interrupted_fails_at_once_and_the_next_works(shared: Jail) -> None:
+    """It is not made again, though its child had served others before."""
+    shared.call({"do": "echo"})
+    threading.Timer(0.3, shared.interrupt).start()
+    assert "SIGKILL" in str(failure(shared, "loop"))
+    assert shared.call({"do": "echo"})[0] == {"do": "echo"}
+    shared.interrupt()  # idle: who calls next notices nothing
+    assert shared.call({"do": "echo"})[0] == {"do": "echo"}
+
+
 def test_what_earlier_calls_left_does_not_decide() -> None:
     with Jail("test_jail:once_only") as jailed:
         assert jailed.call({}) == ({"calls": 1}, [])

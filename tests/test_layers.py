@@ -30,6 +30,7 @@ LINES = (
     "recipe",
     "plan augment cluster folder",
     "ingest feed checkpoint device readable",
+    "viewing",
     "infer look",
     "train",
     "evaluate",
@@ -37,7 +38,7 @@ LINES = (
     "track",
     "launch",
     "serve jobs",
-    "contract stats browse runs promote sweep features picture",  # what stands beside the way of the data has its lines from here to api
+    "contract stats browse runs promote sweep features picture gallery bulk",  # what stands beside the way of the data has its lines from here to api
     "clean",
     "evidence",  # runs trials by the launch, and counts with the contract's tiny batches
     "transfer",  # counts and writes tables as evidence does
@@ -54,10 +55,13 @@ BESIDE = {"worlds": {"errors", "video"}}
 OWNERS = {
     "av": {"video"},
     "cv2": {"video"},
+    "pycocotools": {"video"},
     "tarfile": {"shards"},
     "mlflow": {"track"},
     "fastapi": {"serve"},
     "uvicorn": {"serve"},
+    "h11": {"serve"},
+    "prometheus_client": {"serve"},
     "typer": {"cli"},
     "ray.data": {"ingest", "cluster"},
     "ray.train": {"launch"},
@@ -68,7 +72,7 @@ OWNERS = {
 # Loaded in decode workers or for `--help`: nothing heavy may come with the import itself.
 LIGHT = set(
     "__init__ errors amounts watch storage jail video catalog shards takes plugin recipe plan ingest feed "
-    "folder runs worlds api cli __main__".split()
+    "folder runs worlds viewing api cli __main__".split()
 )
 HEAVY = ("torch", "torchvision", "torchmetrics", "mlflow", "sklearn")
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import queue
 import re
 import signal
 import socket
@@ -17,63 +16,31 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
-import numpy as np
 import pytest
-import torch
-from fastapi import FastAPI
 
-from clipmill import infer, recipe, serve, video
+from clipmill import infer, serve
 from clipmill.errors import BusyError, UsageError
-from clipmill.serve.listen import address_of, server_on
+from clipmill.serve.listen import SameHost, address_of
 from clipmill.serve.page import PAGE
+from serving import (
+    CLASSES,
+    FIELDS,
+    MAX_BYTES,
+    PREDICT,
+    PROBLEM,
+    TOKEN,
+    app_of,
+    client_of,
+    model_of,
+    numbers_in,
+    told_problem,
+    visitor,
+    walk,
+)
 
-TOKEN = "a-token-for-tests"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
-MAX_BYTES = 300_000
-CLASSES = ("down", "left", "right", "up")
-PREDICT = "/v1/models/still/predict"
 KIND = "Content-Type: multipart/form-data; boundary=b"
-PROBLEM = "application/problem+json"
-
-FIELDS: dict[str, dict[str, Any]] = {
-    "still": {"plugin": "single_frame", "width": 0.125, "size": 32, "resize": 32, "test_clips": 2},
-    "moving": {"plugin": "c3d", "width": 0.125, "size": 32, "resize": 36, "frames": 8},
-}
-
-
-def model_of(name: str) -> infer.Model:
-    told = {"run": {"name": name}, "data": {"path": "data/none"}, "model": FIELDS[name]}
-    made = recipe.parse(told)
-    torch.manual_seed(0)
-    network = infer.build(made.plugin(), CLASSES)
-    figures = {"metrics": {"accuracy": 0.25}}
-    return infer.Model(network, made, CLASSES, video.Profile("training"), figures)
-
-
-def app_of(models: dict[str, infer.Model], token: str | None = TOKEN) -> FastAPI:
-    versions = {"still": "3", "moving": ""}
-    return serve.make_app(models, token=token, max_bytes=MAX_BYTES, versions=versions)
-
-
-def visitor(address: str, headers: dict[str, str] = BEARER) -> httpx.Client:
-    return httpx.Client(base_url=address, headers=headers, timeout=60, trust_env=False)
-
-
-@contextlib.contextmanager
-def client_of(app: FastAPI, headers: dict[str, str] = BEARER) -> Iterator[httpx.Client]:
-    """Serve an app on a free port by a thread of this process, and open a client to it."""
-    listening: queue.Queue[str] = queue.Queue()
-    with serve.bind("127.0.0.1", 0) as door:
-        server = server_on(door, app, host="127.0.0.1", token=TOKEN, ready=listening.put)
-        thread = threading.Thread(target=server.run, args=([door],))
-        thread.start()
-        try:
-            with visitor(listening.get(timeout=60), headers) as client:
-                yield client
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +49,8 @@ def models() -> dict[str, infer.Model]:
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Two seconds of a bright square that walks over noise."""
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 60, (50, 48, 64, 3), dtype=np.uint8)
-    for place, frame in enumerate(frames):
-        frame[16:32, place : place + 14] = 230
-    path = tmp_path_factory.mktemp("clips") / "walk.mp4"
-    video.encode(path, frames, fps=25)
-    return path.read_bytes()
+def clip() -> bytes:
+    return walk()
 
 
 @pytest.fixture(scope="module")
@@ -103,23 +63,6 @@ def client(models: dict[str, infer.Model]) -> Iterator[httpx.Client]:
 def open_client(models: dict[str, infer.Model]) -> Iterator[httpx.Client]:
     with client_of(app_of(models, token=None), {}) as made:
         yield made
-
-
-def told_problem(response: httpx.Response, status: int) -> str:
-    assert response.status_code == status
-    assert response.headers["content-type"] == PROBLEM
-    body = response.json()
-    assert body.keys() == {"type", "title", "status", "detail"}
-    assert body["status"] == status
-    return str(body["detail"])
-
-
-def numbers_in(value: Any) -> list[float]:
-    if isinstance(value, dict):
-        return [n for inner in value.values() for n in numbers_in(inner)]
-    if isinstance(value, list):
-        return [n for inner in value for n in numbers_in(inner)]
-    return [float(value)] if isinstance(value, int | float) else []
 
 
 # --- answers
@@ -207,6 +150,8 @@ def test_the_models_are_listed(client: httpx.Client) -> None:
     assert card["protocol"]["clips"] == 2
     assert card["figures"] == {"metrics": {"accuracy": 0.25}}
     assert card["predict"] == PREDICT
+    assert card["takes_pictures"] and not told["models"][0]["takes_pictures"]
+    assert (card["state"], card["fault"]) == ("ready", "")
 
 
 def test_health_and_readiness_need_no_token(models: dict[str, infer.Model]) -> None:
@@ -220,9 +165,10 @@ def test_the_schema_tells_what_is_answered(client: httpx.Client, clip: bytes) ->
     schema = client.get("/openapi.json").json()
     post = schema["paths"]["/v1/models/{name}/predict"]["post"]
     form = post["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert form["required"] == ["video"]
+    assert form["properties"].keys() == {"video", "frames"}
     assert post["security"]
-    assert {"200", "400", "401", "404", "413", "415", "422"} == post["responses"].keys()
+    told = {"200", "400", "401", "404", "408", "413", "415", "422", "429", "500", "503"}
+    assert told == post["responses"].keys()
     assert post["responses"]["413"]["content"].keys() == {PROBLEM}
     example = schema["components"]["schemas"]["Answer"]["example"]
     answer = client.post(PREDICT, files={"video": ("v", clip)}).json()
@@ -259,7 +205,7 @@ def test_a_video_cut_off_is_answered_or_refused(client: httpx.Client, clip: byte
     ("sent", "told"),
     [
         ({"files": {"film": ("v", b"x")}}, "'film'"),
-        ({"files": [("video", ("a", b"x")), ("video", ("b", b"x"))]}, "Too many files"),
+        ({"files": [("video", ("a", b"x")), ("video", ("b", b"x"))]}, "2 files in 'video'"),
         ({"files": {"video": ("v", b"x")}, "data": {"topk": "5"}}, "'topk'"),
         ({"files": {"other": (None, "1")}}, "'other'"),
         ({"files": {"video": (None, "text")}}, "text in the field 'video'"),
@@ -350,9 +296,9 @@ def test_a_failure_of_the_server_is_logged_and_tells_strangers_nothing(
 
 def test_an_app_needs_models_and_a_token_that_is_one() -> None:
     with pytest.raises(UsageError, match="no models"):
-        serve.make_app({}, token=TOKEN)
+        serve.make_app([], token=TOKEN)
     with pytest.raises(UsageError, match="an empty token"):
-        serve.make_app({"still": model_of("still")}, token="")
+        app_of({"still": model_of("still")}, token="")
 
 
 def test_tokens_are_long_and_differ() -> None:
@@ -392,7 +338,7 @@ def test_the_page_names_its_controls() -> None:
     html = PAGE.read_text()
     assert '<html lang="en">' in html
     controls = re.findall(r"<(?:input|select)\b[^>]*\bid=\"(\w+)\"", html)
-    assert set(controls) == {"model", "token", "file"}
+    assert set(controls) == {"model", "token", "file", "masked"}
     for control in controls:
         assert f'for="{control}"' in html
     # Every element that the script reaches for is there.
@@ -474,12 +420,28 @@ def test_loopback_answers_only_to_its_own_names_and_page(
         told_problem(response, status)
 
 
+def test_on_a_network_pages_of_others_are_refused_too(models: dict[str, infer.Model]) -> None:
+    """By which names others reach the server it cannot know; where a request comes from it can."""
+    app = app_of(models)
+
+    async def statuses() -> list[int]:
+        transport = httpx.ASGITransport(SameHost(app, None))
+        async with httpx.AsyncClient(transport=transport, base_url="http://mill.example") as client:
+            origins = ({}, {"Origin": "http://mill.example"}, {"Origin": "https://evil.example"})
+            return [(await client.get("/healthz", headers=each)).status_code for each in origins]
+
+    assert anyio.run(statuses) == [200, 200, 403]
+    app.state.service.close()
+
+
 # --- a process of its own
 
 
 def serve_until_stopped(folder: str, tell: Connection) -> None:
     """Load a model folder and serve it: what the child process runs."""
-    serve.run(app_of({"still": infer.load(folder)}), port=0, token=TOKEN, ready=tell.send)
+    app = app_of({"still": infer.load(folder)})
+    serve.run(app, port=0, token=TOKEN, ready=tell.send)
+    app.state.service.close()
     tell.send("stopped")
 
 

@@ -34,6 +34,12 @@ def test_what_is_put_is_read_in_ranges(root: str) -> None:
     with pytest.raises(StorageError, match="gave 1 bytes at 9; wanted 5 bytes"):
         storage.read_range(path, 9, 5)
     assert storage.stamp(path)[0] == 10 and storage.stamp(path)[1] > 0
+    deep = storage.join(root, "deep")
+    assert storage.is_folder(deep) and not storage.is_folder(path)
+    assert not storage.is_folder(storage.join(root, "nothing"))
+    for asked in (deep, path):
+        told = storage.stamps(asked)  # a store may tell finer times in a listing
+        assert [(each, size) for each, (size, _) in told.items()] == [(path, 10)]
 
 
 NAMES = ["a b", "100%", "%20", 'it\'s "quoted"', "größe 日本 🎬", "why?", "a=b&c?d=e", "#1", "x+y"]

@@ -268,20 +268,30 @@ def test_the_ambient_store_is_left_as_it_was(promoted: dict[str, Any]) -> None:
 
 
 def test_a_database_whose_making_is_broken_off_is_not_there(tmp_path: Path) -> None:
-    code = (
-        "import sys; from clipmill.track.store import store\nwith store(sys.argv[1]): print('made')"
-    )
-    database = tmp_path / "runs" / "mlflow.db"
-    uri = f"sqlite:///{database}"
-    started = time.monotonic()
-    subprocess.run([sys.executable, "-c", code, uri], check=True, capture_output=True)
-    took = time.monotonic() - started
-    database.unlink()
-    for share in (0.75, 0.85, 0.92, 0.96):
-        making = subprocess.Popen([sys.executable, "-c", code, uri], stdout=subprocess.DEVNULL)
-        time.sleep(took * share)
-        making.kill()
-        making.wait()
-    assert mlflow.MlflowClient(uri, uri).search_experiments()
+    code = "import sys; from clipmill.track.store import store\nwith store(sys.argv[1]): pass"
+    uri, making = f"sqlite:///{tmp_path}/runs/mlflow.db", tmp_path / "making"
+    making.mkdir()
+    command = [sys.executable, "-c", code, uri]
+    for least in (1, 300_000):  # as soon as its file is there, and when most of it is
+        process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(making)})
+        while sum(path.stat().st_size for path in making.rglob("mlflow.db")) < least:
+            assert process.poll() is None, "it was made before it could be killed"
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        shutil.rmtree(making)
+        making.mkdir()
+        assert not (tmp_path / "runs" / "mlflow.db").exists(), "killed too late"
     with track_store(uri) as opened:
         assert opened.search_experiments()
+    assert mlflow.MlflowClient(uri, uri).search_experiments()
+    assert os.listdir(tmp_path / "runs") == ["mlflow.db"]
+
+
+def test_two_databases_of_one_process_share_nothing(tmp_path: Path) -> None:
+    uris = [f"sqlite:///{tmp_path}/{name}/mlflow.db" for name in ("one", "two")]
+    with track_store(uris[0]) as one, track_store(uris[1]) as two:
+        made = one.create_experiment("mine")
+        assert [each.name for each in one.search_experiments()] == ["mine", "Default"]
+        assert [each.name for each in two.search_experiments()] == ["Default"]
+        assert two.create_experiment("theirs") == made

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,12 @@ import pytest
 from clipmill.errors import ClipmillError, SourceError, StorageError, UsageError
 from clipmill.video import decode_audio, decode_frames, probe
 from clipmill.worlds import DIFFICULTIES, WORLDS, Scene, handwriting, make
-from clipmill.worlds.draw import AUDIO_RATE
+from clipmill.worlds.crowd import Body
+from clipmill.worlds.draw import AUDIO_RATE, glyph_cover
 from clipmill.worlds.folder import plan, split_sizes
+from clipmill.worlds.identities import turned_cover
 from clipmill.worlds.scene import FPS, FRAMES
+from clipmill.worlds.sounding import _telling_sound
 
 SIZE = 64
 WRITING = handwriting()
@@ -48,15 +52,19 @@ def test_no_split_sees_anothers_handwriting() -> None:
         assert set(part.digits.tolist()) == set(range(10))
 
 
-def test_unlabelled_sound_follows_the_digit() -> None:
-    def pitch(scene: Scene) -> float:
-        spectrum = np.abs(np.fft.rfft(scene.audio))
-        return float((spectrum**4 * np.arange(len(spectrum))).sum() / (spectrum**4).sum())
+def test_unlabelled_pitch_is_of_height_and_digit() -> None:
+    def octave(digit: int, row: float) -> float:
+        """How high a digit sounds that hangs in one row of the picture."""
+        body = Body(
+            digit, 0, np.zeros((8, 8), np.float32), np.full((FRAMES, 2), row), np.full(FRAMES, 30.0)
+        )
+        sound = _telling_sound(np.random.default_rng(0), body, SIZE)
+        hertz = np.fft.rfftfreq(len(sound), 1 / AUDIO_RATE)
+        return float(np.log2(hertz[np.abs(np.fft.rfft(sound)).argmax()] / 220))
 
-    scenes = [render("unlabelled", seed, 0) for seed in range(60)]
-    digits = [float(scene.attributes["digit"]) for scene in scenes]
-    assert np.corrcoef(digits, [pitch(scene) for scene in scenes])[0, 1] > 0.8
-    assert {scene.attributes["motion"] for scene in scenes} == {"drift", "bounce", "orbit", "pulse"}
+    top, middle = octave(0, 0.0), octave(0, SIZE / 2)
+    assert top - middle == pytest.approx(1.6, abs=0.02)
+    assert octave(9, 0.0) - top == pytest.approx(9 / 8, abs=0.02)
 
 
 def test_unlabelled_shows_crowds_and_a_camera_that_moves_and_tells_of_them() -> None:
@@ -65,6 +73,8 @@ def test_unlabelled_shows_crowds_and_a_camera_that_moves_and_tells_of_them() -> 
         return float(np.median(changes, axis=(1, 2, 3)).mean())
 
     scenes = [render("unlabelled", seed, 0) for seed in range(60)]
+    motions = {scene.attributes["motion"] for scene in scenes}
+    assert motions == {"drift", "bounce", "orbit", "pulse"}
     glyphs = [scene.attributes["glyphs"] for scene in scenes]
     assert [glyphs.count(number) > 5 for number in (1, 2, 3)] == [True] * 3
     still, moving = (
@@ -126,6 +136,7 @@ PINNED = {  # attributes, and the mean of all frames and of the 21st
     "av-joint": ([1, 1076, 0], 81.181, 81.299),
     "unlabelled": ([8, 242, "bounce", 1, "still"], 90.224, 90.494),
     "objects": ([2, "3 8", "moving"], 65.388, 64.829),
+    "identities": (["1668", 1], 54.159, 47.456),
 }
 
 
@@ -306,3 +317,35 @@ def test_orders_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=told):
             make(**{"name": "order", "out": out, **arguments})  # type: ignore[arg-type]
     assert not out.exists()
+
+
+# --- identities
+
+
+def test_an_identity_is_shown_again_and_again_and_in_one_split_alone(tmp_path: Path) -> None:
+    about = make("identities", tmp_path / "w", videos=60, size=32, workers=1)
+    with Path(str(about["table"])).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["path", "label", "split", "identity", "digit"]
+    parts = {
+        split: Counter(row["identity"] for row in rows if row["split"] == split)
+        for split in ("train", "val", "test")
+    }
+    assert sum(map(len, parts.values())) == len(set().union(*parts.values()))
+    assert set(parts["train"].values()) == {4, 1}, "42 videos: 4 or 5 of a digit"
+    digits = handwriting()["train"]
+    digit_of = dict(zip(digits.numbers.tolist(), digits.digits.tolist(), strict=True))
+    for row in rows:
+        assert row["digit"] == row["label"]
+        if row["split"] == "train":
+            assert digit_of[int(row["identity"])] == int(row["digit"])
+
+
+def test_a_turned_glyph_covers_as_much_and_at_no_angle_what_it_always_did() -> None:
+    glyph = WRITING["train"].images[0]
+    place, height = np.full((2, 2), SIZE / 2), np.full(2, 30.0)
+    straight, turned = turned_cover(glyph, place, height, np.array([0.0, 0.6]), SIZE)
+    plain = glyph_cover(glyph, place[:1], height[:1], SIZE, around=False)[0]
+    np.testing.assert_allclose(straight, plain, atol=1e-4)
+    assert turned.sum() == pytest.approx(straight.sum(), rel=0.1)
+    assert np.abs(turned - straight).max() > 0.5

@@ -3,11 +3,11 @@
 
 def size(count: float) -> str:
     """Bytes as a person says them."""
-    for unit in ("B", "kB", "MB", "GB"):
+    for unit in ("B", "kB", "MB", "GB", "TB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
         count /= 1000
-    return f"{count:.3g} TB"
+    return f"{count:.3g} PB"
 
 
 def duration(seconds: float | None) -> str:

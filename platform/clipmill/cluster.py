@@ -59,7 +59,7 @@ def _hear_again(before: Any) -> None:
 
 
 def start(address: str, *, dashboard: bool = False) -> None:
-    """Connect to a cluster, or start a local one; both without chatter."""
+    """Connect to a cluster, or start a local one with a token of its own; both without chatter."""
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -74,10 +74,23 @@ def start(address: str, *, dashboard: bool = False) -> None:
             log_to_driver=bool(os.environ.get("CLIPMILL_DEBUG")),
             **options,
         )
+    except ray.exceptions.AuthenticationError as error:
+        raise _stranger(address, error) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClipmillError(
-            f"no Ray at {address}: {error}", "a cluster that answers", "check RAY_ADDRESS"
+            f"no Ray at {address}: {error}",
+            "a cluster that answers",
+            "check RAY_ADDRESS, and RAY_AUTH_TOKEN_PATH: it hangs up on who has another token",
         ) from error
+
+
+def _stranger(address: str, error: Exception) -> ClipmillError:
+    first = str(error).strip().splitlines()[0].rstrip(".")
+    return ClipmillError(
+        f"the Ray at {address} lets nobody in without its token: {first}",
+        "the token that its nodes were started with",
+        "set RAY_AUTH_TOKEN_PATH to a file with it, or RAY_AUTH_MODE=disabled where it has none",
+    )
 
 
 def cpus() -> int:

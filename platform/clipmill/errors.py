@@ -45,6 +45,10 @@ class VideoError(ClipmillError):
     """A file that cannot be decoded as the video it should be."""
 
 
+class TooLongError(VideoError):
+    """A video that goes on for longer, or holds more, than whoever answers it allows."""
+
+
 class DataError(ClipmillError):
     """A dataset that is missing, damaged or not the one expected."""
 

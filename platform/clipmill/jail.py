@@ -85,6 +85,7 @@ class Jail:
         self._target, self._limits, self._what = target, limits or Limits(), what
         self._child: _Child | None = None
         self._lock = threading.Lock()
+        self._is_interrupted = False
 
     def __enter__(self) -> Self:
         return self
@@ -103,14 +104,21 @@ class Jail:
         """Run the function; its ClipmillError comes back as such, its end as a JailError."""
         allowed = self._limits.seconds if seconds is None else seconds
         with self._lock:
-            fresh = not self._is_ours()
+            self._is_interrupted, fresh = False, not self._is_ours()
             try:
                 return self._once(request, blobs, allowed)
             except JailError as error:
-                if fresh or error.cause == "time":
+                if fresh or error.cause == "time" or self._is_interrupted:
                     raise
             # What earlier calls left behind in the child must not decide over this one.
             return self._once(request, blobs, allowed)
+
+    def interrupt(self) -> None:
+        """Kill the child: the call that waits for it fails, in its own thread, and is not made again."""
+        child = self._child
+        if child is not None and child.owner == os.getpid():
+            self._is_interrupted = True
+            child.kill()
 
     def _is_ours(self) -> bool:
         """Tell whether there is a child of this process; a fork must not share its parent's."""
@@ -220,6 +228,12 @@ class _Child:
         lines = bytes(self._words).decode(errors="replace").strip().splitlines()
         words = "".join(c for c in lines[-1] if c.isprintable())[:300] if lines else ""
         return re.sub(r"0x[0-9a-fA-F]+", "ADDRESS", words)
+
+    def kill(self) -> None:
+        """Kill it, and leave the rest to whoever waits for it."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def status(self) -> int:
         """Give its exit code (a signal's negative), after making sure that it has ended."""

@@ -67,6 +67,8 @@ class Meter(Protocol):
 
     One whose metric is a mean over videos may have `score(answer, target) -> float`, the video's
     part of it: then runs are compared by it at once, and not by meters merged again and again.
+    One that goes by something that a validation chose, such as a threshold, may have
+    `settle(validation)`, which is given the metrics that the model's validation found.
     """
 
     def update(self, answer: Mapping[str, Any], target: Mapping[str, Any]) -> None:
@@ -128,6 +130,10 @@ class Plugin(BaseModel):
     def remarks(self, catalog: Catalog) -> Sequence[str]:
         """What to tell of a plan over these records, beside what their views ask for and lack."""
         return ()
+
+    def class_names(self, catalog: Catalog) -> tuple[str, ...]:
+        """What its network tells apart, as `build` is told: the classes of videos, or of masks."""
+        return catalog.classes
 
     def protocol(self) -> dict[str, Any]:
         """What of a video is tested, as it is told beside every figure."""

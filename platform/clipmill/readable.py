@@ -1,8 +1,9 @@
 """Answers as plain data: classes by name, those that are there, or a timeline in seconds.
 
 By what an answer holds: `probabilities` [classes] is one class, `presence` [classes] several,
-`frame_probabilities` [moments, classes] with `frame_numbers` [moments] one at each moment. Other
-arrays become lists. Knows neither networks nor videos.
+`frame_probabilities` [moments, classes] with `frame_numbers` [moments] one at each moment, `mask`
+[height, width] one for each pixel of `frame`, `things` what was found one by one, each a dictionary
+with its `class` from 1 on. Other arrays become lists. Knows neither networks nor videos.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 THRESHOLD = 0.5  # where an answer tells none
+FOREGROUND = "foreground"  # what a mask without classes shows
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,14 @@ def readable(
         made = {"timeline": timeline(scores, seconds, classes, clock.frames / clock.fps)}
         if each_frame:
             made["moments"] = _moments(scores, seconds, classes)
+    if "things" in rest:
+        made["things"] = [
+            {**thing, "label": classes[thing["class"] - 1]} for thing in rest.pop("things")
+        ]
+    if np.ndim(rest.get("mask", 0)) == 2:
+        made["masks"] = masks(np.asarray(rest.pop("mask")), classes)
+        if "frame" in rest:
+            made["frame_seconds"] = float(rest["frame"]) / clock.fps
     return {**{name: np.asarray(value).tolist() for name, value in rest.items()}, **made}
 
 
@@ -60,6 +70,33 @@ def timeline(
         }
         for at, begin in enumerate(begins.tolist())
     ]
+
+
+def masks(mask_HW: NDArray[Any], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Each class that a mask shows, with its share of the picture and where it is.
+
+    As COCO has it: lengths of runs down the columns, from the left, of what it is not and what it
+    is, in turns. Numbers are classes from 1 on; probabilities tell what is there and what is not.
+    """
+    numbers = mask_HW if mask_HW.dtype.kind in "ui" else (mask_HW >= THRESHOLD).astype(np.uint8)
+    named = mask_HW.dtype.kind in "ui" and bool(classes)
+    return [
+        {
+            "label": classes[number - 1] if named and number <= len(classes) else FOREGROUND,
+            "share": float((numbers == number).mean()),
+            "size": list(numbers.shape),
+            "counts": runs(numbers == number),
+        }
+        for number in np.unique(numbers).tolist()
+        if number
+    ]
+
+
+def runs(there_HW: NDArray[np.bool_]) -> list[int]:
+    """Lengths of runs down the columns, the first of what is not there."""
+    there = there_HW.ravel(order="F")
+    edges = np.flatnonzero(np.diff(there, prepend=False))
+    return [int(length) for length in np.diff(edges, prepend=0, append=len(there))]
 
 
 def _is_of(classes: Sequence[str], scores: Any) -> bool:

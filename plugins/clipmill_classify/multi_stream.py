@@ -43,6 +43,11 @@ class MultiStream(Classifier):
     hidden: int = Field(512, ge=8, description="units of each LSTM, and of the fusion")
     layers: int = Field(1, ge=1, description="of each LSTM")
     bands: int = Field(64, ge=8, description="mel bands of the spectrogram")
+    audio_rate: int = Field(16_000, ge=1000, description="sound samples a second")
+    window_seconds: float = Field(
+        0.025, ge=0.005, description="of sound in a step of its spectrogram"
+    )
+    step_seconds: float = Field(0.01, ge=0.001, description="from one step to the next")
     streams: tuple[Way, ...] = Field(
         ("spatial", "motion", "audio"), min_length=1, description="which to use"
     )
@@ -67,15 +72,17 @@ class MultiStream(Classifier):
     def _seen(self, view: View) -> View:
         kinds = {"spatial": "rgb", "audio": "audio"}
         wanted = tuple(kinds[name] for name in dict.fromkeys(self.streams) if name in kinds)
-        view = view.model_copy(update={"streams": wanted})
+        view = view.model_copy(update={"streams": wanted, "audio_rate": self.audio_rate})
         return with_flow(view, self.flow) if "motion" in self.streams else view
 
     def sample(self, decoded: Decoded, rng: np.random.Generator) -> Sample:
         """Frames and flow, and of the sound its spectrogram."""
         made = super().sample(decoded, rng)
         if "audio" in made:
-            rate = self.views()[decoded.views[0]].audio_rate
-            made["spectrogram"] = video.log_mel(made.pop("audio"), rate, bands=self.bands)
+            made["spectrogram"] = video.log_mel(
+                made.pop("audio"), self.audio_rate, bands=self.bands,
+                window_seconds=self.window_seconds, step_seconds=self.step_seconds,
+            )  # fmt: skip
         return made
 
     def network(self, info: Info, classes: int) -> "ClipNetwork":

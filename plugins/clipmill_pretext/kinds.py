@@ -17,6 +17,8 @@ from clipmill_pretext.meters import HealthTask
 
 KINDS = {"foreign": 0.0, "far": 1.0}  # of what stands against a moment, by `is_far`
 EACH = ("right", "is_far")  # what answers keep of each question
+ASKED = "asked"  # and whether it could be asked, of tasks that need more than a video has
+GUESS = 0.5  # what a video is worth of which nothing could be asked: one of two is right
 
 
 def video_number(row: Mapping[str, Any]) -> np.int64:
@@ -43,19 +45,37 @@ def joined(
 
 
 class KindTask(HealthTask):
-    """The own task over all questions, and over those of each kind where there are some."""
+    """The own task over all questions, and over those of each kind where there are some.
+
+    Figures are numbers from 0 to 1 of each question. Those that could not be asked are left out.
+    """
 
     def __init__(self, chance: float | None = None, **figures: str) -> None:
         super().__init__(chance, **figures)
-        self.kinds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        self.kinds: dict[str, list[float]] = {
+            f"{kind}_{figure.removeprefix('own_')}": [] for figure in figures for kind in KINDS
+        }
 
     def update(self, answer: Mapping[str, Any], target: Mapping[str, Any]) -> None:
         """Count one video."""
-        super().update(answer, target)
-        right, far = (np.atleast_1d(np.asarray(answer[name], np.float64)) for name in EACH)
-        for kind, number in KINDS.items():
-            if (far == number).any():
-                self.kinds[kind].append(float(right[far == number].mean()))
+        super().update(self._told(answer), target)
+        asked, far = _asked(answer), _each(answer, "is_far")
+        for figure, name in self.figures.items():
+            told = _each(answer, name)
+            for kind, number in KINDS.items():
+                if (chosen := asked & (far == number)).any():
+                    own = self.kinds[f"{kind}_{figure.removeprefix('own_')}"]
+                    own.append(float(told[chosen].mean()))
+
+    def score(self, answer: Mapping[str, Any], target: Mapping[str, Any]) -> float:
+        """What one video adds to the metric, which is the mean of it."""
+        return super().score(self._told(answer), target)
+
+    def _told(self, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer with its figures of those questions alone that could be asked."""
+        asked, names = _asked(answer), self.figures.values()
+        kept = {name: _each(answer, name)[asked] if asked.any() else GUESS for name in names}
+        return {**answer, **kept}
 
     def merge(self, other: Self) -> None:
         """Add another meter's videos."""
@@ -64,10 +84,17 @@ class KindTask(HealthTask):
             self.kinds[kind] += told
 
     def compute(self) -> dict[str, float]:
-        """All figures, and `far_accuracy` and `foreign_accuracy`."""
-        means = {
-            f"{kind}_accuracy": math.fsum(told) / len(told)
-            for kind, told in self.kinds.items()
-            if told
-        }
+        """All figures, and each of both kinds: `far_accuracy`, `foreign_accuracy`."""
+        means = {kind: math.fsum(told) / len(told) for kind, told in self.kinds.items() if told}
         return {**super().compute(), **means}
+
+
+def _each(answer: Mapping[str, Any], name: str) -> NDArray[np.float64]:
+    return np.atleast_1d(np.asarray(answer[name], np.float64))
+
+
+def _asked(answer: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Which questions could be asked; where nothing is told of it, all."""
+    if ASKED not in answer:
+        return np.ones(len(_each(answer, "is_far")), np.bool_)
+    return _each(answer, ASKED) > 0

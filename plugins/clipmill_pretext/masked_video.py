@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from clipmill.plugin import Catalog, Decoded, Info, Meter, Sample, View
 from clipmill_pretext.health import told
-from clipmill_pretext.pretext import Pretext
+from clipmill_pretext.pretext import Pretext, chance_of
 from clipmill_pretext.reconstruction_meter import METRIC, ReconstructionMeter, hardest
 from clipmill_pretext.records import shorter_than
 
@@ -81,7 +81,7 @@ class MaskedVideo(Pretext):
 
     def sample(self, decoded: Decoded, rng: np.random.Generator) -> Sample:
         """The clip, and which of its places are shown and which are hidden."""
-        shown, hidden = parted((self.size // self.patch) ** 2, self.hidden, rng)
+        shown, hidden = parted((self.size // self.patch) ** 2, self.hidden, chance_of(decoded, rng))
         return {**super().sample(decoded, rng), "shown": shown, "hidden": hidden}
 
     def build(self, info: Info) -> "torch.nn.Module":

@@ -124,9 +124,17 @@ def against(
 
 
 def against_evenly(
-    catalog: Catalog, draw: Draw, *, clips: int, length: Rows | int, gap: Rows
+    catalog: Catalog,
+    draw: Draw,
+    *,
+    clips: int,
+    length: Rows | int,
+    gap: Rows,
+    far_share: float,
 ) -> Against:
     """Evenly spread moments of each record for a test, against far and foreign ones in turn.
+
+    Where training has far ones alone, or none (`far_share` 1 and 0), so has a test.
 
     Every record is there: one of a single video that is short stands against its farther end.
     """
@@ -137,7 +145,8 @@ def against_evenly(
     foreign = _of_others_each(catalog, draw, clips)
     away = far(first, rooms[row], gap[row], draw)
     has_far = np.abs(away - first) >= gap[row]
-    is_far = np.where(turn % 2 == 0, has_far | (foreign < 0), foreign < 0)
+    wished = (turn % 2 == 0) & (far_share > 0) | (far_share == 1)
+    is_far = np.where(wished, has_far | (foreign < 0), foreign < 0)
     partner = np.where(is_far, row, foreign)
     elsewhere = draw.apart("foreign").below("moment", rooms[partner] + 1)
     return Against(row, first, partner, np.where(is_far, away, elsewhere))

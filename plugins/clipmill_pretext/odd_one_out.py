@@ -18,13 +18,16 @@ from clipmill.plugin import (
     Decoded,
     Draw,
     Info,
+    Meter,
     Sample,
     Stage,
     Takes,
     View,
 )
+from clipmill_pretext import health
 from clipmill_pretext.guards import Channels, Frames, guarded
-from clipmill_pretext.pretext import Pretext
+from clipmill_pretext.meters import HealthTask
+from clipmill_pretext.pretext import Pretext, chance_of
 from clipmill_pretext.records import shorter_than, still
 from clipmill_pretext.windows import slots, starts, unmeasured
 
@@ -51,7 +54,8 @@ class OddOneOut(Pretext):
     frames: int = Field(6, ge=3, description="frames of a sub-clip")
     clips: int = Field(6, ge=2, le=16, description="sub-clips, one of them out of order")
     encoding: Literal["differences", "frames"] = Field(
-        "differences", description="what is seen of a sub-clip: what changes, or all"
+        "differences",
+        description="what is seen of a sub-clip: what changes, or all, as the classifier does",
     )
     fusion: Literal["compare", "concatenate"] = Field(
         "compare",
@@ -86,7 +90,10 @@ class OddOneOut(Pretext):
         return self.frames - 1 if self.encoding == "differences" else self.frames
 
     def downstream(self) -> tuple[str, dict[str, Any]]:
-        """The classifier that sees as many pictures at once."""
+        """The classifier that sees as many pictures at once.
+
+        It sees frames, which weights learnt of differences have never seen; `encoding: frames` has.
+        """
         names = ("backbone", "width", "size", "resize", "rate")
         return "early_fusion", {n: getattr(self, n) for n in names} | {"frames": self.stacked}
 
@@ -121,8 +128,9 @@ class OddOneOut(Pretext):
 
     def sample(self, decoded: Decoded, rng: np.random.Generator) -> Sample:
         """Sub-clips one after another, each guarded for itself, and which is the odd one."""
+        disorder = chance_of(decoded, rng)
         parts = [
-            _disordered(streams["rgb"], rng) if view == ODD else np.asarray(streams["rgb"])
+            _disordered(streams["rgb"], disorder) if view == ODD else np.asarray(streams["rgb"])
             for view, streams in zip(decoded.views, decoded.streams, strict=True)
         ]
         chance = rng if decoded.stage == "train" else None
@@ -146,6 +154,17 @@ class OddOneOut(Pretext):
         )
         is_difference = self.encoding == "differences"
         return OddNetwork(encoder, self.frames, head, of_differences=is_difference)
+
+    def meter(self) -> Meter:
+        """The share that is found, and what pointing at the most changeful sub-clip would find."""
+        return HealthTask(self.chance, own_accuracy="right", change_accuracy="right_by_change")
+
+    def verdict(self, metrics: Mapping[str, float]) -> str | None:
+        """Whether more was learnt than how much changes: disorder makes large differences."""
+        change = metrics.get("change_accuracy", 0.0)
+        by_chance = change <= self.chance
+        level, than = ("chance", self.chance) if by_chance else ("by change alone", change)
+        return health.told(metrics, self.metric, chance=than, level=level, todo=self.todo)
 
 
 def _disordered(frames: Frames, rng: np.random.Generator) -> Frames:

@@ -3,11 +3,14 @@
 Legend: B batch, N sub-clips, C channels, T frames, H height, W width, D features.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from clipmill_classify.early_fusion_network import StackedFrames
 from clipmill_classify.encoded_network import fusion_head
+from clipmill_pretext.choices import Told
 from clipmill_pretext.order_network import Batch, StackedParts, in_clips, regrouped
 
 
@@ -56,3 +59,11 @@ class OddNetwork(StackedParts):
         if self.of_differences:
             x_NCTHW = x_NCTHW.diff(dim=2)
         return regrouped(self.encoder(x_NCTHW), batch)
+
+    def predict(self, batch: Batch, state: Any = None) -> tuple[Told, Any]:
+        """The same, and whether the sub-clip is the odd one whose frames differ most."""
+        told, state = super().predict(batch, state)
+        differences_NCTHW = in_clips(batch["rgb"], self.frames).diff(dim=2).abs()
+        changes_BN = regrouped(differences_NCTHW.flatten(1).mean(1), batch)
+        by_change_B = (changes_BN.argmax(1) == batch["truth"]).float()
+        return {**told, "right_by_change": by_change_B}, state

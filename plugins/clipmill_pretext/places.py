@@ -75,7 +75,9 @@ class Places(nn.Module):
         self.finer = nn.Conv2d(finer + 2, embedding, 1, bias=False)
         self.last = nn.Conv2d(last, embedding, 1, bias=False)
         self.norm = nn.BatchNorm2d(embedding)
-        self.mixed = nn.Conv2d(embedding, embedding, 1)
+        self.mixed = nn.Conv2d(embedding, embedding, 1, bias=False)
+        # What all places have in common would leave nearly one vector for all.
+        self.centred = nn.BatchNorm2d(embedding, affine=False)
 
     def forward(self, finer_BCHW: torch.Tensor, last_BDhw: torch.Tensor) -> torch.Tensor:
         """Vectors [B, E, H, W]."""
@@ -83,7 +85,7 @@ class Places(nn.Module):
             self.last(last_BDhw), finer_BCHW.shape[-2:], mode="bilinear", align_corners=False
         )
         placed = self.finer(torch.cat([finer_BCHW, where(finer_BCHW)], 1))
-        x_BEHW = self.mixed(functional.relu(self.norm(placed + wide)))
+        x_BEHW = self.centred(self.mixed(functional.relu(self.norm(placed + wide))))
         return functional.normalize(x_BEHW.float(), dim=1)
 
 

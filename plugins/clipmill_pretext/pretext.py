@@ -4,6 +4,7 @@ A pretext adds its fields, its plan or sample, and `build`. Free of torch; netwo
 modules of their own.
 """
 
+import zlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -11,6 +12,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from clipmill.plugin import Augmentation, Decoded, Meter, Plugin, Sample, View
+from clipmill.takes import generator
 from clipmill_pretext import health
 from clipmill_pretext.meters import HealthTask
 
@@ -79,3 +81,15 @@ class Pretext(Plugin):
         return health.told(
             metrics, self.metric, chance=self.chance, higher_is_better=better, todo=self.todo
         )
+
+
+def chance_of(decoded: Decoded, rng: np.random.Generator) -> np.random.Generator:
+    """The chance of a sample: the take's own in training, at test that of the frames it asks about.
+
+    A take's place in its plan decides its own, and so does what is tested before it.
+    """
+    if decoded.stage == "train":
+        return rng
+    first = [int(frames[0]) for frames in decoded.frames]
+    asked = f"{decoded.records[0].get('key')} {first}"
+    return generator(zlib.crc32(asked.encode()))

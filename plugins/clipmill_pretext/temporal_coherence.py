@@ -28,7 +28,7 @@ from clipmill.plugin import (
 )
 from clipmill_pretext.disguise import disguised
 from clipmill_pretext.health import told
-from clipmill_pretext.kinds import KindTask, is_far, joined, video_number
+from clipmill_pretext.kinds import EACH, KindTask, is_far, joined, video_number
 from clipmill_pretext.moments import (
     PARTS,
     Against,
@@ -38,7 +38,7 @@ from clipmill_pretext.moments import (
     near,
     spans,
 )
-from clipmill_pretext.pretext import Pretext
+from clipmill_pretext.pretext import Pretext, chance_of
 
 if TYPE_CHECKING:
     import torch
@@ -70,15 +70,16 @@ class TemporalCoherence(Pretext):
     )
     far_seconds: float = Field(1.0, gt=0, description="the least between frames that are far apart")
     far_share: float = Field(
-        0.5,
+        0.25,
         ge=0,
         le=1,
         description="of the takes: a far frame of the same video stands against the neighbour, "
-        "and a frame of another video in the rest",
+        "and a frame of another video in the rest; where this is 0, in all of a test, too",
     )
     embedding: int = Field(128, ge=2, description="numbers in which frames are compared")
     margin: float = Field(1.0, gt=0, description="of the slow loss, in Euclidean distance")
     temperature: float = Field(0.1, gt=0, description="of the contrastive loss")
+    test_crops: Literal[1] = Field(1, description="the middle of a frame is what is tested")
     weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
     fits: Literal["single_frame", "cnn_rnn"] = Field(
         "single_frame", description="the classifier that the backbone is meant for"
@@ -109,7 +110,9 @@ class TemporalCoherence(Pretext):
         if stage == "train":
             made = against(catalog, draw, length=1, gap=gap, far_share=self.far_share)
             return self._takes(catalog, "train", made, draw)
-        made = against_evenly(catalog, draw, clips=self.test_clips, length=1, gap=gap)
+        made = against_evenly(
+            catalog, draw, clips=self.test_clips, length=1, gap=gap, far_share=self.far_share
+        )
         return self._takes(catalog, "test", made, draw)
 
     def _reach(self, catalog: Catalog) -> NDArray[np.int64]:
@@ -136,11 +139,15 @@ class TemporalCoherence(Pretext):
             f"rgb_{part}": np.asarray(streams["rgb"])
             for part, streams in zip(PARTS, decoded.streams, strict=True)
         }
+        chance = chance_of(decoded, rng)
         if decoded.stage != "train":  # there the device does it
             for part in PARTS[1:]:
-                frames[f"rgb_{part}"] = disguised(frames[f"rgb_{part}"], self.augment, rng)
-        video = np.asarray(video_number(decoded.records[0]))
-        return {**frames, "video": video, "is_far": is_far(decoded, PARTS.index("other"))}
+                frames[f"rgb_{part}"] = disguised(frames[f"rgb_{part}"], self.augment, chance)
+        videos = {
+            "video": np.asarray(video_number(decoded.records[0])),
+            "video_other": np.asarray(video_number(decoded.records[PARTS.index("other")])),
+        }
+        return {**frames, **videos, "is_far": is_far(decoded, PARTS.index("other"))}
 
     def build(self, info: Info) -> "torch.nn.Module":
         """Make the backbone, and what turns its features into what is compared."""
@@ -153,8 +160,8 @@ class TemporalCoherence(Pretext):
         return CoherenceNetwork(encoder, self.embedding, rule)
 
     def answer(self, outputs: Sequence[Mapping[str, NDArray[Any]]], takes: Takes) -> dict[str, Any]:
-        """Each question with its kind; of the embeddings the mean."""
-        return joined(outputs)
+        """Each question with its kind, in features and in pixels; of the embeddings the mean."""
+        return joined(outputs, (*EACH, "right_in_pixels"))
 
     def meter(self) -> Meter:
         """The share of neighbours that are nearer, by what stands against them; and in pixels."""

@@ -1,6 +1,7 @@
 """The network of temporal coherence: a frame encoder, a projection, and a rule that compares.
 
-Legend: B batch, C channels, T frames (one here), H height, W width, D features, E embedding.
+Legend: B batch, S what is compared with, C channels, T frames (one here), H height, W width,
+D features, E embedding; `videos_2B` are the videos of anchors, and of what stands against them.
 """
 
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ class Slow(nn.Module):
         anchor_BE: torch.Tensor,
         near_BE: torch.Tensor,
         other_BE: torch.Tensor,
-        video_B: torch.Tensor,
+        videos_2B: torch.Tensor,
     ) -> torch.Tensor:
         """The loss of Hadsell et al., 2006: of a pair of each kind."""
         near_B, other_B = (distances(anchor_BE, each) for each in (near_BE, other_BE))
@@ -43,10 +44,11 @@ class Slow(nn.Module):
 
 
 class Contrast(nn.Module):
-    """The neighbour among those of all other videos of the batch, by the cosine.
+    """The neighbour among all frames of other videos of the batch, by the cosine.
 
-    Frames of the batch that happen to be of the same video stand against nothing. The frame that
-    was planned against a take is one more to tell the neighbour from.
+    The frames that were planned against takes are there, too: each stands against all takes but
+    those of its own video, which it stands against only where it was planned so. Neighbours are
+    told from anchors as anchors are from neighbours.
     """
 
     def __init__(self, temperature: float) -> None:
@@ -68,16 +70,20 @@ class Contrast(nn.Module):
         anchor_BE: torch.Tensor,
         near_BE: torch.Tensor,
         other_BE: torch.Tensor,
-        video_B: torch.Tensor,
+        videos_2B: torch.Tensor,
     ) -> torch.Tensor:
-        """The cross entropy of the neighbour among all that it is told from."""
+        """The cross entropy of the neighbour, and of the anchor, among all they are told from."""
         count = len(anchor_BE)
-        own_BB = torch.eye(count, dtype=torch.bool, device=anchor_BE.device)
-        same_BB = (video_B[:, None] == video_B) & ~own_BB
-        batch_BB = (anchor_BE @ near_BE.T).masked_fill(same_BB, float("-inf"))
-        other_B1 = (anchor_BE * other_BE).sum(1, keepdim=True)
-        scores = torch.cat([batch_BB, other_B1], 1) / self.temperature
-        return functional.cross_entropy(scores, torch.arange(count, device=scores.device))
+        # What is right, and what was planned against it, are of one video by intent.
+        intended = torch.eye(count, dtype=torch.bool, device=anchor_BE.device).repeat(1, 2)
+        same_BS = (videos_2B[:count, None] == videos_2B) & ~intended
+        right_B = torch.arange(count, device=anchor_BE.device)
+        losses = []
+        for one_BE, two_BE in ((anchor_BE, near_BE), (near_BE, anchor_BE)):
+            scores_BS = one_BE @ torch.cat([two_BE, other_BE]).T / self.temperature
+            scores_BS = scores_BS.masked_fill(same_BS, float("-inf"))
+            losses.append(functional.cross_entropy(scores_BS, right_B))
+        return torch.stack(losses).mean()
 
 
 class Normalised(nn.Module):
@@ -100,7 +106,7 @@ class CoherenceNetwork(nn.Module):
     def forward(self, batch: Batch) -> Told:
         """The loss of a batch, and how often the neighbour is the nearer one."""
         _, parts = self._embedded(batch)
-        loss = self.rule(*parts, batch["video"])
+        loss = self.rule(*parts, torch.cat([batch["video"], batch["video_other"]]))
         return {"loss": loss, "own_accuracy": nearer(*parts).mean()}
 
     def predict(self, batch: Batch, state: Any = None) -> tuple[Told, Any]:

@@ -44,7 +44,7 @@ class TemporalOrder(Pretext):
     paper: ClassVar[str] = "Misra et al., Shuffle and Learn, 2016; Xu et al., 2019"
     falsified_by: ClassVar[frozenset[Augmentation]] = frozenset({"reverse", "resized_crop"})
     small: ClassVar[Mapping[str, Any]] = {
-        "width": 0.125, "size": 32, "resize": 36, "hidden": 32, "test_clips": 2,
+        "width": 0.125, "size": 32, "resize": 36, "hidden": 32, "test_clips": 8,
     }  # fmt: skip
 
     task: Literal["verify", "clips"] = Field(

@@ -4,6 +4,7 @@ A share from 0 to 1 says where in its record a window lies: at that quantile of 
 time where motion was not measured. Arrays in, takes out; opens no video.
 """
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from clipmill.video import CURVE_SECONDS
 
 Numbers = NDArray[np.int64]
 Shares = NDArray[np.float64]
+MOST_TURNS = 1 << 20  # of a record at test
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,23 @@ class Slots:
     turns: int  # how many of them there are, places of the crop aside
     crop: NDArray[np.int8]
     draw: Draw
+    number: Numbers  # of each record of the catalog, by its key; none in training
 
     def __len__(self) -> int:
         return len(self.row)
 
     def shares(self, name: str) -> Shares:
-        """Numbers from 0 to 1: by chance in training, in the middle of even parts at test."""
+        """Numbers from 0 to 1: by chance in training, in the middle of even parts at test.
+
+        A test's come in an order of their own for each name and record, so that nothing asked in
+        turn is asked at one place of all videos, or is told by another share.
+        """
         if self.stage == "train":
             return self.draw.uniform(name, len(self))
-        return np.asarray((self.turn + 0.5) / self.turns)
+        numbers = self.number[:, None] * MOST_TURNS + np.arange(self.turns)
+        chance = Draw(0).bits(f"turn of {name}", numbers.ravel()).reshape(numbers.shape)
+        place = chance.argsort(1, kind="stable").argsort(1, kind="stable")
+        return np.asarray((place[self.row, self.turn] + 0.5) / self.turns)
 
     def kinds(self, name: str, count: int, every: int = 1) -> Numbers:
         """Numbers below `count`: by chance in training; at test each has its turn for `every` takes.
@@ -61,8 +71,10 @@ def slots(catalog: Catalog, stage: Stage, draw: Draw, clips: int, crops: int) ->
     row = np.repeat(np.arange(len(catalog)), clips * crops)
     turn = np.tile(np.repeat(np.arange(clips), crops), len(catalog))
     crop = np.tile(np.array(CROPS[crops], np.int8), clips * len(catalog))
+    keys = [] if stage == "train" else catalog.keys.picked(np.arange(len(catalog)))
+    number = np.array([zlib.crc32(key.encode()) for key in keys], np.int64)
     # Of its own: a plan puts takes in order by chance of such names.
-    return Slots(stage, row, turn, clips, crop, draw.apart("slots"))
+    return Slots(stage, row, turn, clips, crop, draw.apart("slots"), number)
 
 
 def starts(catalog: Catalog, lengths: Numbers, row: Numbers, shares: Shares) -> Numbers:

@@ -26,6 +26,9 @@ import feed
 import ingest
 import loop
 import plan
+import predict
+import segment
+import serve
 import start
 from row import Row
 
@@ -38,6 +41,9 @@ BENCHMARKS: Mapping[str, Callable[[int], list[Row]]] = {
     "ingest": ingest.measure,
     "loop": loop.measure,
     "plan": plan.measure,
+    "predict": predict.measure,
+    "segment": segment.measure,
+    "serve": serve.measure,
     "start": start.measure,
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from clipmill import infer, recipe, video
 from clipmill.catalog import Catalog
@@ -24,7 +25,7 @@ from clipmill_pretext.audio_visual_network import (
 )
 from tiny import catalog_of, moving, rows
 
-PICTURE, OWN, OTHER = range(3)
+PICTURE, OWN, OTHER, SECOND = range(4)
 NARROW: dict[str, Any] = {"width": 0.125, "size": 32, "resize": 36}
 
 
@@ -125,14 +126,42 @@ def test_a_file_is_not_told_by_its_loudness() -> None:
     assert soft["is_far"] == 0 and soft["video"] != soft["video_other"]
 
 
+def test_of_silence_within_a_track_nothing_is_asked() -> None:
+    made, quiet = AudioVisual(**NARROW), decoded("test", 0.0)
+    told = made.sample(quiet, np.random.default_rng(0))
+    assert told["heard"] == told["heard_other"] == 0  # though the record has a track
+    assert made.sample(decoded("test", 0.001), np.random.default_rng(0))["heard"] == 1
+    meter = made.meter()
+    asked = {"right": np.array([1.0, 0.0]), "is_far": np.array([1.0, 0.0]), "embedding": np.ones(2)}
+    meter.update({**asked, "asked": np.array([1.0, 0.0])}, {"key": "a"})
+    assert meter.compute()["own_accuracy"] == 1.0 and "foreign_accuracy" not in meter.compute()
+    meter.update({**asked, "asked": np.zeros(2)}, {"key": "b"})  # nothing: as good as a guess
+    assert meter.compute()["own_accuracy"] == 0.75 and meter.compute()["far_accuracy"] == 1.0
+
+
+def test_a_sound_is_told_as_finely_as_is_asked() -> None:
+    fields = {**NARROW, "audio_rate": 8000, "window_seconds": 0.05, "step_seconds": 0.02}
+    made = AudioVisual(**fields, fits="multi_stream")
+    assert made.views()["sound"].audio_rate == 8000
+    sample = made.sample(decoded("test"), np.random.default_rng(0))  # 16 000 samples: two seconds
+    assert sample["spectrogram"].shape == (64, 98)
+    downstream = made.downstream()[1]
+    assert all(downstream[name] == fields[name] for name in fields if name != "width")
+
+
+def test_other_places_than_the_middle_are_refused() -> None:
+    with pytest.raises(ValidationError, match="test_crops"):
+        AudioVisual(**NARROW, test_crops=3)
+
+
 # --- losses by hand
 
 
 def test_the_loss_of_pairs_is_of_one_that_belongs_and_one_that_does_not() -> None:
     own, other = torch.tensor([0.0, 9.0]), torch.tensor([2.0, 9.0])
-    heard = torch.tensor([1.0, 0.0])  # the second has no sound: it counts for nothing
+    heard = torch.tensor([1.0, 0.0])  # the second has no sound: it adds nothing to the mean
     loss = float(pairs_loss(own, other, heard))
-    assert loss == pytest.approx((math.log(2) + math.log(1 + math.exp(2))) / 2)
+    assert loss == pytest.approx((math.log(2) + math.log(1 + math.exp(2))) / 2 / 2)
     assert float(pairs_loss(own, other, torch.zeros(2))) == 0.0
     assert rightly(own, other).tolist() == [0.0, 0.5]
 
@@ -149,7 +178,50 @@ def test_the_loss_of_a_batch_is_of_the_own_sound_among_all_others() -> None:
     second = -math.log(math.exp(2) / (math.exp(2) + 3))
     assert float(batch_loss(scores, batch)) == pytest.approx((first + second) / 2)
     silent = {**batch, "heard": torch.tensor([1.0, 0.0])}
-    assert float(batch_loss(scores, silent)) == pytest.approx(-math.log(math.e / (math.e + 1)))
+    assert float(batch_loss(scores, silent)) == pytest.approx(-math.log(math.e / (math.e + 1)) / 2)
+    # A planned sound that is not there stands against nothing, either.
+    lost = {**batch, "heard_other": torch.tensor([0.0, 0.0])}
+
+    def alone_of(score: float) -> float:  # against the other picture's own sound
+        return math.log(1 + math.exp(-score))
+
+    assert float(batch_loss(scores, lost)) == pytest.approx((alone_of(1.0) + alone_of(2.0)) / 2)
+
+
+def test_second_pictures_have_the_other_sounds_as_their_own() -> None:
+    """The loss of both pictures is the mean of that of each, with the sounds turned."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(6, 6, generator=generator)
+    batch = {
+        "video": torch.tensor([1, 2, 3]), "video_other": torch.tensor([1, 3, 4]),
+        "heard": torch.tensor([1.0, 1.0, 0.0]), "heard_other": torch.tensor([1.0, 0.0, 1.0]),
+    }  # fmt: skip
+    other = {name: batch[f"{name}_other"] for name in ("video", "heard")}
+    turned = {**other, **{f"{name}_other": batch[name] for name in ("video", "heard")}}
+    first, second = batch_loss(scores[:3], batch), batch_loss(scores[3:].roll(3, 1), turned)
+    assert float(batch_loss(scores, batch)) == pytest.approx(float(first + second) / 2)
+
+
+def test_a_training_take_has_both_pictures_and_a_test_one() -> None:
+    made_of = catalog_of(rows(60))
+    takes, asked = (plan(stage, made_of).epoch(0) for stage in ("train", "test"))
+    assert takes.record.shape[1] == 4 and asked.record.shape[1] == 3
+    assert (takes.record[:, SECOND] == takes.record[:, OTHER]).all()
+    assert (takes.first[:, SECOND] - takes.first[:, OTHER] == 15).all()
+    case = Case(AudioVisual(**NARROW))
+    batch = case.training_batch
+    assert batch["rgb_other"].shape == batch["rgb"].shape and "rgb_other" not in case.test_batch
+    assert not torch.equal(batch["rgb_other"], batch["rgb"])
+
+
+def test_scores_have_a_rate_of_their_own(network: AudioVisualNetwork) -> None:
+    made = AudioVisual(**NARROW, learning_rate=0.002)
+    network.requires_grad_(True)
+    weights, scores = made.optimizer(network).param_groups
+    network.requires_grad_(False)
+    assert {id(each) for each in scores["params"]} == {id(network.scale), id(network.bias)}
+    assert (weights["lr"], scores["lr"]) == (0.002, pytest.approx(0.02))
+    assert weights["weight_decay"] > 0 and scores["weight_decay"] == 0
 
 
 # --- where a sound comes from

@@ -117,7 +117,9 @@ def test_a_single_video_stands_against_itself_or_is_refused() -> None:
 @given(lengths, st.integers(1, 5), st.integers(0, 99))
 def test_a_test_has_every_record_and_both_kinds(counts: list[int], clips: int, seed: int) -> None:
     gap = np.full(len(counts), GAP)
-    made = against_evenly(catalog(counts), Draw(seed), clips=clips, length=1, gap=gap)
+    made = against_evenly(
+        catalog(counts), Draw(seed), clips=clips, length=1, gap=gap, far_share=0.5
+    )
     rooms = np.array(counts) - 1
     assert (np.bincount(made.record) == clips).all()
     assert (made.first <= rooms[made.record]).all() and (made.first >= 0).all()
@@ -127,3 +129,12 @@ def test_a_test_has_every_record_and_both_kinds(counts: list[int], clips: int, s
         assert not made.is_far[turn % 2 == 1].any()
         far_ones = made.is_far
         assert (np.abs(made.first - made.other_first)[far_ones] >= GAP).all()
+
+
+def test_a_test_asks_what_training_asks() -> None:
+    gap = np.full(9, GAP)
+    for share, wanted in ((0.0, {False}), (0.1, {True, False}), (1.0, {True})):
+        made = against_evenly(
+            catalog([120] * 9), Draw(0), clips=3, length=1, gap=gap, far_share=share
+        )
+        assert set(made.is_far.tolist()) == wanted

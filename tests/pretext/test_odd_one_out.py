@@ -166,3 +166,18 @@ def test_the_odd_place_does_not_follow_the_order_of_an_epoch() -> None:
     for place in range(4):
         early, late = (places[:300] == place).mean(), (places[300:] == place).mean()
         assert abs(early - late) < 0.15
+
+
+def test_what_change_alone_tells_is_told_beside_it() -> None:
+    plugin = OddOneOut(**SMALL)
+    torch.manual_seed(0)
+    model = plugin.build(Info()).eval()
+    rgb = torch.zeros(2, 3, 3 * 6, 32, 32)
+    rgb[:, :, 7] = 1.0  # a flash in the second sub-clip
+    with torch.no_grad():
+        told, _ = model.predict({"rgb": rgb, "truth": torch.tensor([1, 2])})  # type: ignore[operator]
+    assert told["right_by_change"].tolist() == [1.0, 0.0]
+    figures = {"own_accuracy": 0.61, "change_accuracy": 0.6, "own_videos": 400.0}
+    line = plugin.verdict(figures)
+    assert line is not None and line.startswith("hardly better than by change alone")
+    assert str(plugin.verdict({**figures, "own_accuracy": 0.9})).startswith("learnt: own task 0.90")

@@ -35,7 +35,7 @@ def plan(stage: Any, made_of: Catalog, **fields: Any) -> Plan:
 @pytest.mark.parametrize("stage", ["train", "test"])
 def test_neighbours_are_near_and_the_others_far_or_foreign(stage: Any) -> None:
     made_of = catalog_of(rows(40))  # 96 frames, 30 a second
-    made = plan(stage, made_of, neighbour_seconds=0.2, far_seconds=1.0)
+    made = plan(stage, made_of, neighbour_seconds=0.2, far_seconds=1.0, far_share=0.5)
     takes = made.epoch(0)
     assert len(takes) == (40 if stage == "train" else 40 * 4)
     assert (takes.record[:, ANCHOR] == takes.record[:, NEAR]).all()
@@ -91,17 +91,20 @@ def test_the_slow_loss_has_a_gradient_where_all_are_one() -> None:
 def test_the_contrastive_loss_tells_the_neighbour_from_all_others() -> None:
     eye = torch.eye(2)
     other = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
-    loss = Contrast(1.0)(eye, eye, other, torch.tensor([1, 2]))
-    first = -math.log(math.e / (math.e + 1 + 1))  # own 1, the batch's 0, the planned one 0
-    second = -math.log(math.e / (math.e + 1 + math.e))
+    loss = Contrast(1.0)(eye, eye, other, torch.tensor([1, 2, 3, 4]))
+    first = -math.log(math.e / (math.e + 1 + 1 + 1))  # own 1, all others of the batch 0
+    second = -math.log(math.e / (math.e + 1 + 2 * math.e))  # both planned ones are just as near
     assert float(loss) == pytest.approx((first + second) / 2)
-    sharp = Contrast(0.1)(eye, eye, -eye, torch.tensor([1, 2]))
-    assert float(sharp) == pytest.approx(math.log(1 + math.exp(-10) + math.exp(-20)), abs=1e-6)
+    sharp = Contrast(0.1)(eye, eye, -eye, torch.tensor([1, 2, 3, 4]))
+    wanted = math.log(1 + 2 * math.exp(-10) + math.exp(-20))
+    assert float(sharp) == pytest.approx(wanted, abs=1e-6)
+    turned = Contrast(1.0)(eye, other, -eye, torch.tensor([1, 2, 3, 4]))
+    assert float(Contrast(1.0)(other, eye, -eye, torch.tensor([1, 2, 3, 4]))) == float(turned)
 
 
 def test_frames_of_the_same_video_do_not_stand_against_each_other() -> None:
     eye, other = torch.eye(2), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    loss = Contrast(1.0)(eye, eye, other, torch.tensor([7, 7]))
+    loss = Contrast(1.0)(eye, eye, other, torch.tensor([7, 7, 7, 7]))
     assert float(loss) == pytest.approx(-math.log(math.e / (math.e + 1)))  # but the planned one
 
 
@@ -137,7 +140,8 @@ def test_a_run_and_an_evaluation_tell_their_health(dataset: str, tmp_path: Path)
     assert {"val_own_accuracy", "val_own_chance", "val_embedding_spread"} <= done["metrics"].keys()
     tested = api.evaluate("near", folder=str(tmp_path))
     assert tested["videos"] == 6 and "directions" in tested["health"]
-    assert {"far_accuracy", "foreign_accuracy", "embedding_room"} <= tested["metrics"].keys()
+    named = {"far_accuracy", "foreign_accuracy", "far_pixel_accuracy", "foreign_pixel_accuracy"}
+    assert named | {"embedding_room"} <= tested["metrics"].keys()
 
 
 def test_a_test_needs_no_classes(dataset: str) -> None:
@@ -200,3 +204,41 @@ def test_what_pixels_tell_as_well_is_not_learnt() -> None:
     assert TemporalCoherence().verdict({**figures, "own_accuracy": 0.97}) == (
         "learnt: own task 0.97, in pixels 0.85"
     )
+
+
+def test_figures_of_both_kinds_are_told_in_features_and_in_pixels() -> None:
+    meter = TemporalCoherence().meter()
+    told = {"right": [1.0, 0.0, 1.0], "right_in_pixels": [1.0, 1.0, 0.0], "is_far": [1.0, 0.0, 0.0]}
+    meter.update({**told, "embedding": np.ones(2)}, {"key": "a"})
+    figures = meter.compute()
+    assert (figures["far_accuracy"], figures["foreign_accuracy"]) == (1.0, 0.5)
+    assert (figures["far_pixel_accuracy"], figures["foreign_pixel_accuracy"]) == (1.0, 0.5)
+    assert figures["pixel_accuracy"] == pytest.approx(2 / 3)
+
+
+def test_blurred_and_hidden_frames_are_of_the_same_shape_and_light() -> None:
+    frames = np.random.default_rng(0).integers(40, 200, (1, 224, 32, 3)).astype(np.uint8)
+    blurs = [disguised(frames, ("blur",), np.random.default_rng(seed)) for seed in range(12)]
+    changed = [each for each in blurs if (each != frames).any()]
+    assert 1 < len(changed) < 12
+    assert min(each.std() for each in changed) < 0.8 * frames.std()
+    assert all(abs(each.mean() - frames.mean()) < 2 for each in blurs)
+    hidden = [
+        (disguised(frames, ("erase",), np.random.default_rng(seed)) != frames).any(3).mean()
+        for seed in range(40)
+    ]
+    assert 2 < sum(share > 0 for share in hidden) < 25 and max(hidden) < 0.4
+
+
+def test_a_test_asks_the_same_whatever_is_tested_before() -> None:
+    made = TemporalCoherence(width=0.125, size=32, resize=36)
+    rng = np.random.default_rng(0)
+    streams = tuple({"rgb": rng.integers(0, 255, (1, 32, 32, 3), np.uint8)} for _ in range(3))
+    keys = ({"key": "a"}, {"key": "a"}, {"key": "b"})
+
+    def near(first: int, seed: int) -> Any:
+        frames = tuple(np.array([at]) for at in (first, 9, 20))
+        given = Decoded("test", ("test",) * 3, streams, keys, frames)
+        return made.sample(given, np.random.default_rng(seed))["rgb_near"]
+
+    assert (near(8, 1) == near(8, 2)).all() and (near(8, 1) != near(10, 1)).any()

@@ -82,7 +82,13 @@ def test_a_test_asks_each_kind_in_turn_and_training_by_chance() -> None:
     assert asked.turn[:12].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert asked.crop[:6].tolist() == [1, 2, 3, 1, 2, 3]
     assert asked.kinds("any", 3)[:12:3].tolist() == [0, 1, 2, 0]
-    assert asked.shares("any")[:12:3].tolist() == [0.125, 0.375, 0.625, 0.875]
+    shares = asked.shares("any").reshape(300, 4, 3)
+    assert (shares == shares[:, :, :1]).all() and asked.number.shape == (300,)
+    assert (np.sort(shares[:, :, 0]) == [0.125, 0.375, 0.625, 0.875]).all()
+    # Whatever has its turn is asked all over the videos, and one share tells nothing of another.
+    other = asked.shares("other").reshape(300, 4, 3)
+    assert np.abs(shares[:, :, 0].mean(0) - 0.5).max() < 0.08
+    assert abs(np.corrcoef(shares[:, :, 0].ravel(), other[:, :, 0].ravel())[0, 1]) < 0.1
     taught = slots(made_of, "train", Draw(0), clips=4, crops=3)
     assert len(taught) == 300 and not taught.crop.any()
     counts = np.bincount(taught.kinds("any", 3))

@@ -4,7 +4,7 @@ Every function takes plain values and gives a plain dict with the keys that `--j
 Progress is a callback `(what, done, total, figures)`. Heavy libraries are imported inside.
 """
 
-from clipmill.api.answers import compare, evaluate, features, picture, predict, serve
+from clipmill.api.answers import compare, embed, evaluate, features, picture, predict, serve
 from clipmill.api.datasets import (
     browse,
     forget,
@@ -15,25 +15,52 @@ from clipmill.api.datasets import (
     webdataset,
     worlds_make,
 )
+from clipmill.api.galleries import (
+    gallery_enrol,
+    gallery_list,
+    gallery_match,
+    gallery_remove,
+)
 from clipmill.api.installed import plugins_check, plugins_list, plugins_show
+from clipmill.api.jobs import jobs_list, jobs_logs, jobs_stop, jobs_wait, submit
 from clipmill.api.ledger import clean, follow, promote, runs, show, trace
 from clipmill.api.shared import Progress, recipe
 from clipmill.api.tables import evidence, plugins_table, transfer
-from clipmill.api.training import feed, look, measure_feed, plan, resume, schema, sweep, train
+from clipmill.api.training import (
+    estimate,
+    feed,
+    look,
+    measure_feed,
+    plan,
+    resume,
+    schema,
+    sweep,
+    train,
+)
 
 __all__ = [
     "Progress",
     "browse",
     "clean",
     "compare",
+    "embed",
+    "estimate",
     "evaluate",
     "evidence",
     "features",
     "feed",
     "follow",
     "forget",
+    "gallery_enrol",
+    "gallery_list",
+    "gallery_match",
+    "gallery_remove",
     "ingest",
     "inspect",
+    "jobs_list",
+    "jobs_logs",
+    "jobs_stop",
+    "jobs_wait",
     "look",
     "measure_feed",
     "picture",
@@ -51,6 +78,7 @@ __all__ = [
     "serve",
     "show",
     "stats",
+    "submit",
     "sweep",
     "trace",
     "train",

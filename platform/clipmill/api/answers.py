@@ -1,14 +1,27 @@
 """Verbs that ask a model: tested, compared, asked about videos, served."""
 
+import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from clipmill.api.shared import Progress, bare, model_of, named
+from clipmill.api.shared import (
+    Progress,
+    bare,
+    is_run,
+    model_of,
+    named,
+    registry_of,
+    run_folder,
+)
 from clipmill.errors import ClipmillError, RunError, UsageError
 
 if TYPE_CHECKING:
+    from clipmill.bulk import Asked
     from clipmill.features import Precision
     from clipmill.infer import Model
+    from clipmill.serve import Allowed, Served, Source
 
 
 def evaluate(
@@ -97,13 +110,26 @@ def predict(
     files: Sequence[str],
     *,
     each_frame: bool = False,
+    out: str | None = None,
+    split: str | None = None,
+    where: str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
     folder: str = "runs",
     tracking: str | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Answer videos with a version or a run; one that cannot be answered is told among them.
 
     `each_frame` adds the probabilities of every moment to the timelines of models that give such.
+    With `out` the one name is that of a dataset, of which every record gets a row in this Parquet
+    table; the same call goes on with one that was broken off. `workers` are actors on Ray.
     """
+    if out is not None:
+        (data,) = _one_dataset(files)
+        asked: dict[str, Any] = {"split": split, "where": where, "workers": workers}
+        return _in_bulk(version, data, out, "answers", asked, address, folder, tracking, progress)
+    _check_files(files, {"--split": split, "--where": where, "--workers": workers})
     model, told = model_of(version, folder, tracking)
     videos, faults = [], []
     for file in files:
@@ -115,6 +141,70 @@ def predict(
     if len(faults) == len(files):
         raise faults[0]
     return {**told, "videos": videos}
+
+
+def embed(
+    version: str,
+    data: str,
+    out: str,
+    *,
+    neighbours: int = 0,
+    split: str | None = None,
+    where: str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+    folder: str = "runs",
+    tracking: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write an embedding of every record of a dataset into a Parquet table.
+
+    With `neighbours` also so many records that are nearest to each. The same call goes on with a
+    table that was broken off.
+    """
+    if neighbours < 0:
+        raise UsageError(f"{neighbours} neighbours", "none, or some")
+    asked = {"split": split, "where": where, "workers": workers, "neighbours": neighbours}
+    return _in_bulk(version, data, out, "embeddings", asked, address, folder, tracking, progress)
+
+
+def _in_bulk(
+    version: str,
+    data: str,
+    out: str,
+    what: "Asked",
+    asked: Mapping[str, Any],
+    address: str | None,
+    folder: str,
+    tracking: str | None,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    from clipmill import bulk
+
+    model, told = model_of(version, folder, tracking)
+    made = bulk.run(model, data, out, asked=what, address=address, progress=progress, **asked)
+    return {**told, **made}
+
+
+def _one_dataset(names: Sequence[str]) -> Sequence[str]:
+    if len(names) != 1:
+        raise UsageError(f"{len(names)} names beside --out", "one dataset", "ingest videos first")
+    return names
+
+
+def _check_files(names: Sequence[str], of_datasets: Mapping[str, Any]) -> None:
+    from clipmill import storage
+
+    for option, value in of_datasets.items():
+        if value is not None:
+            raise UsageError(f"{option} {value}", "a dataset with --out", "videos have no splits")
+    for name in names:
+        if storage.is_folder(name):
+            raise UsageError(
+                f"{name} is a folder",
+                "videos, or a dataset with --out",
+                "for a row of every record of a dataset say --out TABLE.parquet",
+            )
 
 
 def _answered(model: "Model", file: str, each_frame: bool) -> dict[str, Any]:
@@ -131,22 +221,40 @@ def picture(
     *,
     out: str,
     videos: int = 8,
+    worst: bool = False,
+    files: Sequence[str] = (),
+    seconds: float = 60.0,
     split: str | None = None,
     where: str | None = None,
     folder: str = "runs",
     tracking: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Draw what a run or a version makes of some test videos into a PNG or JPEG file.
+    """Draw what a run or a version makes of some test videos into a PNG, a JPEG or an MP4 file.
 
-    Masks and heat maps over stills, and of embeddings the nearest neighbours, by what it answers.
+    Masks and heat maps over stills, and of embeddings the nearest neighbours, by what it answers;
+    `worst` takes those answered worst. Into an MP4 it draws all moments of the first seconds of
+    each video, of test videos or of files.
     """
     from clipmill import picture as pictures
 
     asked = {"data": data, "split": split, "where": where}
     model, told = _tested(target, folder, tracking, asked)
     name = told.get("run") or f"{told['name']}/{told['version']}"
-    drawn = pictures.picture(model, out, videos=videos, name=name, progress=bare(progress))
+    if files or os.path.splitext(out)[1].lower() in pictures.FILMS:
+        drawn = pictures.film_of(
+            model,
+            out,
+            videos=videos,
+            files=files,
+            seconds=seconds,
+            worst_first=worst,
+            progress=bare(progress),
+        )
+        return {**told, **drawn}
+    drawn = pictures.picture(
+        model, out, videos=videos, name=name, worst_first=worst, progress=bare(progress)
+    )
     return {**told, **drawn}
 
 
@@ -184,32 +292,111 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str | None = None,
+    galleries: Mapping[str, str] | None = None,
+    refresh_seconds: float = 5.0,
+    max_mb: int | None = None,
+    max_seconds: float | None = None,
     folder: str = "runs",
     tracking: str | None = None,
     ready: Callable[[str, str], None] | None = None,
 ) -> None:
-    """Answer videos over HTTP until told to stop; `ready` hears the address and the token."""
+    """Answer videos over HTTP until told to stop; `ready` hears the address and the token.
+
+    Where an alias moves to another version, that is served within `refresh_seconds`. A gallery,
+    by the name of its model, tells whom a video shows.
+    """
     from clipmill import serve as serving
 
     with serving.bind(host, port) as listener:  # a port in use is told before models are loaded
-        models, numbers = _models(versions, folder, tracking)
         secret = token or serving.new_token()
-        serving.run(
-            serving.make_app(models, token=secret, versions=numbers),
-            host=host,
-            token=secret,
-            listener=listener,
-            ready=lambda address: ready(address, secret) if ready else None,
-        )
+        shelf = serving.Shelf(_sources(versions, galleries or {}, folder, tracking))
+        shelf.load()
+        app = serving.make_app(shelf, token=secret, allowed=_allowed(max_mb, max_seconds))
+        with contextlib.closing(app.state.service) as service:
+            service.warm()
+            shelf.watch(refresh_seconds)
+            serving.run(
+                app,
+                host=host,
+                token=secret,
+                listener=listener,
+                ready=lambda address: ready(address, secret) if ready else None,
+            )
 
 
-def _models(
-    versions: Sequence[str], folder: str, tracking: str | None
-) -> tuple[dict[str, "Model"], dict[str, str]]:
-    """Models and version numbers by the names they are served under."""
-    loaded = {version: model_of(version, folder, tracking) for version in versions}
-    names = {version: told.get("name") or told["run"] for version, (_, told) in loaded.items()}
-    if len(set(names.values())) < len(names):
+def _allowed(max_mb: int | None, max_seconds: float | None) -> "Allowed":
+    from clipmill.serve import Allowed
+
+    usual = Allowed()
+    most = usual.max_bytes if max_mb is None else max_mb << 20
+    seconds = usual.bounds.seconds if max_seconds is None else max_seconds
+    return replace(
+        usual, max_bytes=most, max_batch_bytes=2 * most,
+        bounds=replace(usual.bounds, seconds=seconds),
+    )  # fmt: skip
+
+
+def _sources(
+    versions: Sequence[str], galleries: Mapping[str, str], folder: str, tracking: str | None
+) -> list["Source"]:
+    """Models by the names they are served under, to be loaded."""
+    names = {version: _name(version, folder) for version in versions}
+    if len(set(names.values())) < len(versions):
         raise RunError(f"several versions of {', '.join(names.values())}", "one version a name")
-    models = {names[version]: model for version, (model, _) in loaded.items()}
-    return models, {names[v]: told.get("version", "") for v, (_, told) in loaded.items()}
+    if strange := sorted(set(galleries) - set(names.values())):
+        raise UsageError(
+            f"a gallery for {strange[0]}", f"one of the models served: {', '.join(names.values())}"
+        )
+    return [
+        _source(version, name, galleries.get(name), folder, tracking)
+        for version, name in names.items()
+    ]
+
+
+def _name(version: str, folder: str) -> str:
+    if is_run(version):
+        return os.path.basename(run_folder(version, folder))
+    from clipmill import track
+
+    return track.parse_version(version)[0]
+
+
+def _source(
+    version: str, name: str, gallery: str | None, folder: str, tracking: str | None
+) -> "Source":
+    from clipmill.serve import Served, Source
+
+    def load() -> "Served":
+        model, told = model_of(version, folder, tracking)
+        lineage = {**told, **_lineage(model)}
+        return Served(model, told.get("version"), lineage, _match(model, gallery))
+
+    def current() -> str | None:
+        if is_run(version) or "@" not in version:
+            return None
+        from clipmill import track
+
+        return str(track.resolve(registry_of(tracking, folder), version).version)
+
+    return Source(name, load, current)
+
+
+def _lineage(model: "Model") -> dict[str, Any]:
+    """What a model came of, as far as it carries that itself."""
+    recipe = model.recipe
+    return {
+        "data": list(recipe.data.paths),
+        "plugin": recipe.model.plugin,
+        "steps": recipe.train.steps,
+        "seed": recipe.train.seed,
+        "profile": model.profile.name,
+    }
+
+
+def _match(model: "Model", gallery: str | None) -> Callable[[Any], dict[str, Any]] | None:
+    if gallery is None:
+        return None
+    from clipmill import gallery as known
+
+    there = known.opened(model, gallery)
+    return lambda embedding: known.recognised(model, there, embedding)

@@ -45,15 +45,36 @@ def run_folder(run: str, folder: str) -> str:
     return standings.path_of(run, folder)
 
 
+def is_run(target: str) -> bool:
+    """Whether a run is meant, by its name, id or folder, and no version."""
+    return ("@" not in target and "/" not in target) or os.path.exists(f"{target}/recipe.json")
+
+
 def model_of(target: str, folder: str, tracking: str | None) -> tuple["Model", dict[str, str]]:
-    """The model of a run (by name or id) or of a version."""
+    """The model of a run (by name or id), of a model folder or a checkpoint, or of a version."""
     from clipmill import infer, track
 
-    if ("@" not in target and "/" not in target) or os.path.exists(f"{target}/recipe.json"):
+    if os.path.exists(f"{target}/model.json"):
+        return infer.load(target).to(infer.device()), {"run": target}
+    if os.path.exists(f"{target}/COMMITTED"):
+        return _of_checkpoint(target), {"run": target}
+    if is_run(target):
         home = run_folder(target, folder)
         return infer.load(f"{home}/model").to(infer.device()), {"run": os.path.basename(home)}
     with track.fetched(registry_of(tracking, folder), target) as (inner, told):
         return infer.load(inner).to(infer.device()), told
+
+
+def _of_checkpoint(path: str) -> "Model":
+    """The model of a run's checkpoint, of which its folder and its dataset tell the rest."""
+    from clipmill import launch, storage
+    from clipmill import plan as plans
+    from clipmill import recipe as recipes
+
+    run = os.path.dirname(os.path.dirname(storage.absolute(path)))
+    told: dict[str, Any] = storage.read_json(f"{run}/recipe.json")
+    given = recipes.parse(told["recipe"])
+    return launch.model_at(path, given, plans.catalog_of(given.data))
 
 
 def registry_of(tracking: str | None, folder: str) -> str:

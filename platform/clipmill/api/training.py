@@ -50,6 +50,52 @@ def plan(
     }
 
 
+def estimate(
+    source: Any,
+    overrides: Sequence[str] = (),
+    *,
+    videos: int | None = None,
+    video_seconds: float = 30.0,
+    device_clips: float | None = None,
+    cores: Sequence[int] = (),
+    into: str | None = None,
+) -> dict[str, Any]:
+    """What a recipe takes: cores, hours, bytes, shards, memory, and decode cores for each device.
+
+    Of its own dataset, or of so many videos that need not be there. Rates are those that the
+    benchmarks measured; `device_clips` is what a device was seen to take of clips a second. The
+    table goes `into` a file with its marks, too.
+    """
+    from clipmill import evidence
+    from clipmill import plan as plans
+    from clipmill.plan import page, scale
+    from clipmill.video import Profile
+
+    given = recipe(source, overrides)
+    plugin, batch, seed = given.plugin(), given.train.batch, given.train.seed
+    if videos is None:
+        catalog = plans.catalog_of(given.data)
+        train, test = plans.make(given, "train", catalog), plans.of_all(given, catalog)
+        stored = sum(int(meta["counts"]["bytes"]) for meta in catalog.metas)
+        seconds = float(catalog.column("duration_seconds").mean())
+        size = scale.Size(len(catalog), seconds, stored)
+    else:
+        catalog = scale.sample(Profile(), video_seconds)
+        sampling = plans.Sampling(clips=given.data.clips, aligned=given.data.aligned)
+        train = plans.Plan(catalog, plugin, "train", seed, batch, 0, sampling)
+        test, size = plans.of_all(given, catalog), scale.Size(videos, video_seconds)
+    flops = None if device_clips else evidence.counted(plugin, max(2, len(catalog.classes))).flops
+    told = scale.estimate(
+        train, test, size, records=len(catalog), steps=given.train.steps, flops=flops,
+        device_clips=device_clips, cores=cores or scale.CORES,
+    )  # fmt: skip
+    if into:
+        size_asked = "" if videos is None else f" --videos {videos}"
+        name = " ".join(["clipmill plan", str(source), *overrides, f"--estimate{size_asked}"])
+        evidence.placed(into, name, page.markdown([told]))
+    return told
+
+
 def look(
     source: Any,
     overrides: Sequence[str] = (),

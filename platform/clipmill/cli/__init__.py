@@ -4,7 +4,18 @@ Only typer is imported before a verb runs; what a verb needs is imported inside 
 the imports below is the order of the verbs in `--help`.
 """
 
-from clipmill.cli import datasets, training, answers, ledger, installed, tables  # noqa: I001
+from clipmill.cli import datasets, training, answers, galleries, ledger, jobs, installed, tables  # noqa: I001
 from clipmill.cli.app import app, main
 
-__all__ = ["answers", "app", "datasets", "installed", "ledger", "main", "tables", "training"]
+__all__ = [
+    "answers",
+    "app",
+    "datasets",
+    "galleries",
+    "installed",
+    "jobs",
+    "ledger",
+    "main",
+    "tables",
+    "training",
+]

@@ -7,6 +7,7 @@ import typer
 
 from clipmill.cli import screen
 from clipmill.cli.app import Address, Runs, Tracking, app, on_screen, verb
+from clipmill.errors import UsageError
 
 Split = Annotated[str | None, typer.Option(help="Test on this split of the data.")]
 Where = Annotated[str | None, typer.Option(help="Test on these records only.")]
@@ -21,13 +22,20 @@ def _show_evaluation(result: dict[str, Any]) -> None:
     if unfit := result.get("unfit"):
         told["left out"] = ", ".join(f"{count} {reason}" for reason, count in unfit.items())
     figures = result.get("figures", {})
-    if figures:
+    if "calibration" in figures:
         told["calibration error"] = figures["calibration"]["error"]
     health = {"health": result["health"]} if "health" in result else {}
     screen.pairs({**told, **result["metrics"], **health})
     if rows := figures.get("worst", ())[:5]:
         columns = ("target", "label", "probability", "key")
         screen.table("worst errors", columns, [[row[key] for key in columns] for row in rows])
+    if rows := figures.get("hardest", ()):
+        columns = ("kind", "distance", "key", "other")
+        screen.table("hardest pairs", columns, [[row[key] for key in columns] for row in rows])
+    if pixels := result.get("pixels"):
+        columns = ("name", "pixels", "accuracy", "iou")
+        lines = [[row[key] for key in columns] for row in pixels["by_class"]]
+        screen.table("pixels by class", columns, lines)
     if "originals" in result:
         screen.table("originals", ("", ""), result["originals"].items())
 
@@ -90,6 +98,9 @@ def compare(
 
 
 def _show_answers(result: dict[str, Any]) -> None:
+    if "out" in result:
+        screen.pairs(result)
+        return
     for video in result["videos"]:
         if "error" in video:
             screen.error(video["error"])
@@ -109,22 +120,73 @@ def _shown(value: object) -> object:
     return f"{value:.4f}" if isinstance(value, float) else value
 
 
+OfSplit = Annotated[str | None, typer.Option(help="Only this split of the dataset; else all.")]
+OfWhere = Annotated[str | None, typer.Option(help="Only these records of the dataset.")]
+Actors = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Workers on Ray, a model each; 0 asks in this process. Else as there is room."
+    ),
+]
+
+
 @verb(app, "predict", _show_answers)
 def predict(
-    version: Annotated[str, typer.Argument(help="NAME@alias, NAME/3 or a run.")],
-    videos: Annotated[list[str], typer.Argument(help="Videos.")],
+    version: Annotated[str, typer.Argument(help="NAME@alias, NAME/3, a run or a checkpoint.")],
+    videos: Annotated[list[str], typer.Argument(help="Videos, or a dataset with --out.")],
     each_frame: Annotated[
         bool, typer.Option("--each-frame", help="Beside a timeline, each frame's probabilities.")
     ] = False,
+    out: Annotated[
+        str | None, typer.Option(help="Parquet table to write: a row of every record.")
+    ] = None,
+    split: OfSplit = None,
+    where: OfWhere = None,
+    workers: Actors = None,
     runs: Runs = "runs",
     track: Tracking = None,
+    address: Address = None,
 ) -> dict[str, Any]:
-    """Answer videos with a model; reads only."""
+    """Answer videos with a model, or every record of a dataset into OUT; without it, reads only.
+
+    A table that was broken off is gone on with by the same command.
+    """
     from clipmill import api
 
-    result = api.predict(version, videos, each_frame=each_frame, folder=runs, tracking=track)
-    failed = any("error" in video for video in result["videos"])
+    result = api.predict(
+        version, videos, each_frame=each_frame, out=out, split=split, where=where,
+        workers=workers, address=address, folder=runs, tracking=track,
+        progress=on_screen.progress,
+    )  # fmt: skip
+    failed = any("error" in video for video in result.get("videos", ()))
     return {**result, "exit_code": 1} if failed else result
+
+
+@verb(app, "embed")
+def embed(
+    version: Annotated[str, typer.Argument(help="NAME@alias, NAME/3, a run or a checkpoint.")],
+    data: Annotated[str, typer.Argument(help="The dataset to embed.")],
+    out: Annotated[str, typer.Option(help="Parquet table to write: a row of every record.")],
+    neighbours: Annotated[
+        int, typer.Option(min=0, help="Write so many nearest records beside each.")
+    ] = 0,
+    split: OfSplit = None,
+    where: OfWhere = None,
+    workers: Actors = None,
+    runs: Runs = "runs",
+    track: Tracking = None,
+    address: Address = None,
+) -> dict[str, Any]:
+    """Write an embedding of every record of a dataset into OUT, with its nearest neighbours if asked.
+
+    A table that was broken off is gone on with by the same command.
+    """
+    from clipmill import api
+
+    return api.embed(
+        version, data, out, neighbours=neighbours, split=split, where=where, workers=workers,
+        address=address, folder=runs, tracking=track, progress=on_screen.progress,
+    )  # fmt: skip
 
 
 def _show_picture(result: dict[str, Any]) -> None:
@@ -134,20 +196,23 @@ def _show_picture(result: dict[str, Any]) -> None:
 @verb(app, "picture", _show_picture)
 def picture(
     target: Annotated[str, typer.Argument(help="A run, or NAME@alias, or NAME/3.")],
-    out: Annotated[str, typer.Option(help="PNG or JPEG file to draw into.")],
+    out: Annotated[str, typer.Option(help="PNG or JPEG file, or MP4, to draw into.")],
     data: Annotated[str | None, typer.Argument(help="Another dataset than its own.")] = None,
     videos: Annotated[int, typer.Option(min=1, help="How many to draw.")] = 8,
+    worst: Annotated[bool, typer.Option("--worst", help="Those answered worst.")] = False,
+    file: Annotated[list[str] | None, typer.Option(help="Video to draw over, into an MP4.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each video, in an MP4.")] = 60.0,
     split: Split = None,
     where: Where = None,
     runs: Runs = "runs",
     track: Tracking = None,
 ) -> dict[str, Any]:
-    """Draw masks, heat maps or nearest neighbours of test videos, whichever a model gives, into OUT."""
+    """Draw masks, things, heat maps or nearest neighbours of test videos, whichever a model gives."""
     from clipmill import api
 
     return api.picture(
-        target, data, out=out, videos=videos, split=split, where=where, folder=runs,
-        tracking=track, progress=on_screen.progress,
+        target, data, out=out, videos=videos, worst=worst, files=file or (), seconds=seconds,
+        split=split, where=where, folder=runs, tracking=track, progress=on_screen.progress,
     )  # fmt: skip
 
 
@@ -179,6 +244,16 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     token: Annotated[str | None, typer.Option(help="Else CLIPMILL_TOKEN, else a new one.")] = None,
+    gallery: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE: whom videos for this model may show.")
+    ] = None,
+    refresh_seconds: Annotated[
+        float, typer.Option(min=0.1, help="How soon a moved alias is followed.")
+    ] = 5.0,
+    max_mb: Annotated[int | None, typer.Option(min=1, help="Of a video; else 200.")] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Of a video; else 600.")
+    ] = None,
     runs: Runs = "runs",
     track: Tracking = None,
 ) -> None:
@@ -191,5 +266,16 @@ def serve(
 
     chosen = token or os.environ.get("CLIPMILL_TOKEN")
     api.serve(
-        versions, host=host, port=port, token=chosen, folder=runs, tracking=track, ready=ready
-    )
+        versions, host=host, port=port, token=chosen, galleries=_galleries(gallery or []),
+        refresh_seconds=refresh_seconds, max_mb=max_mb, max_seconds=max_seconds,
+        folder=runs, tracking=track, ready=ready,
+    )  # fmt: skip
+
+
+def _galleries(given: list[str]) -> dict[str, str]:
+    pairs = [each.partition("=") for each in given]
+    if bad := [
+        each for each, (name, _, file) in zip(given, pairs, strict=True) if not (name and file)
+    ]:
+        raise UsageError(f"--gallery {bad[0]}", "NAME=FILE", "such as faces=known.safetensors")
+    return {name: file for name, _, file in pairs}

@@ -89,7 +89,7 @@ def _bars() -> "Progress":
 
 
 def _figures(figures: Mapping[str, float]) -> str:
-    shown = ("loss", "accuracy", "takes_per_second", "wait_share", "minutes_left")
+    shown = ("loss", "accuracy", "takes_per_second", "wait_share", "bad", "minutes_left")
     return "  ".join(f"{name} {figures[name]:.3g}" for name in shown if name in figures)
 
 

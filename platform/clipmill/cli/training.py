@@ -12,17 +12,49 @@ Anyway = Annotated[
 ]
 
 
-@verb(app, "plan")
+def _show_plan(result: dict[str, Any]) -> None:
+    if "assumed" not in result:
+        screen.pairs(result)
+        return
+    from clipmill.plan import page
+
+    screen.pairs(page.lines(result))
+    if rows := page.devices(result):
+        screen.table("", page.DEVICE_COLUMNS, rows)
+    screen.table("", ("",), [[each] for each in result["assumed"]])
+
+
+@verb(app, "plan", _show_plan)
 def plan(
     recipe: Recipe,
     overrides: Overrides = None,
     ranks: Annotated[int | None, typer.Option(min=1, help="Workers to plan for.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs to dump.")] = 1,
     dump: Annotated[str | None, typer.Option(help="Write the takes to a Parquet file.")] = None,
+    estimate: Annotated[
+        bool,
+        typer.Option("--estimate", help="Cores, hours, bytes and memory, from measured rates."),
+    ] = False,
+    videos: Annotated[
+        int | None, typer.Option(min=1, help="Estimate so many, which need not be there.")
+    ] = None,
+    video_seconds: Annotated[float, typer.Option(min=0.1, help="Of each of them.")] = 30.0,
+    device_clips: Annotated[
+        float | None, typer.Option(min=0.01, help="Clips a second that your device takes.")
+    ] = None,
+    cores: Annotated[list[int] | None, typer.Option(min=1, help="Cores to ingest with.")] = None,
+    into: Annotated[
+        str | None, typer.Option(help="Put the estimate between its marks in this file, too.")
+    ] = None,
 ) -> dict[str, Any]:
-    """The dry run: what a recipe would train on; opens no video."""
+    """The dry run: what a recipe would train on, or what that takes; opens no video."""
     from clipmill import api
 
+    if estimate:
+        return api.estimate(
+            recipe, overrides or (), videos=videos, video_seconds=video_seconds,
+            device_clips=device_clips, cores=cores or (), into=into,
+        )  # fmt: skip
     return api.plan(recipe, overrides or (), ranks=ranks, epochs=epochs, dump=dump)
 
 

@@ -7,9 +7,11 @@ the figures, and so does what could not be decoded. Knows nothing of MLflow.
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from clipmill import feed, infer
 from clipmill import plan as plans
@@ -70,7 +72,7 @@ def evaluate(
             "run `clipmill verify --deep` on the dataset",
         )
     rows = _targets(model, plan, list(answers))
-    given = list(answers.values())
+    given = [_with_keys(answer, plan.catalog.keys) for answer in answers.values()]
     asked = {"originals": originals(model, rows, given, progress)} if from_originals else {}
     return {
         **conditions(model, plan),
@@ -105,6 +107,7 @@ def check(model: Model, catalog: Catalog | None = None, stage: Stage = "test") -
     plan = plans.make(model.recipe, stage, catalog)
     if model.plugin.meter() is None:
         raise PluginError(f"{model.recipe.model.plugin} has no meter", "a plugin with a meter()")
+    _check_masks(model, plan.catalog)
     there = class_counts(plan.catalog, model.plugin)
     if strange := sorted(set(there) - set(model.classes) - {None}, key=str):
         raise PlanError(
@@ -119,6 +122,20 @@ def check(model: Model, catalog: Catalog | None = None, stage: Stage = "test") -
             "leave such records out with data.where (or --where)",
         )
     return plan
+
+
+def _check_masks(model: Model, catalog: Catalog) -> None:
+    """Refuse masks whose numbers mean something else than those that were learnt."""
+    if getattr(model.plugin, "labels", "one") != "masks":
+        return
+    there = model.plugin.class_names(catalog)
+    told = ", ".join(there) or "none"
+    if there != model.classes:
+        raise PlanError(
+            f"the masks of {catalog.folder} have the classes {told}",
+            f"those of the model, in their order: {', '.join(model.classes)}",
+            "ingest them with the same mask_classes",
+        )
 
 
 def _gathered(
@@ -158,6 +175,13 @@ def _targets(model: Model, plan: Plan, records: list[int]) -> list[Row]:
     """Catalog rows with their classes among the model's: data of other classes has other numbers."""
     place_of: dict[str | None, int] = {name: place for place, name in enumerate(model.classes)}
     return [with_targets(row, place_of) for row in plan.catalog.rows(records)]
+
+
+def _with_keys(answer: Answer, keys: Sequence[str]) -> Answer:
+    """An answer that tells with which others a video was compared by their keys."""
+    if "others" not in answer:
+        return answer
+    return {**answer, "others": np.array([keys[at] for at in answer["others"].tolist()])}
 
 
 def _left_out(plan: Plan, rows: list[Row], bad: list[Row]) -> dict[str, Any]:
@@ -203,7 +227,7 @@ def _measured(
         "metrics": metrics,
         "score": (1 if plugin.higher_is_better else -1) * metrics[plugin.metric],
         **({"health": verdict} if verdict else {}),
-        **figures_of(rows, answers, model.classes),
+        **figures_of(rows, answers, model.classes, metrics),
         "answers": told,
         **({"meters": meters} if meters else {}),
     }
@@ -222,4 +246,7 @@ def _check_scores(scores: list[float], metric: float, model: Model) -> None:
 def _meter(model: Model) -> Meter:
     made = model.plugin.meter()
     assert made is not None, "checked before"
+    settle = getattr(made, "settle", None)
+    if settle and "validation" in model.figures:
+        settle(model.figures["validation"]["metrics"])
     return made

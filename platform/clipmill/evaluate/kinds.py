@@ -11,6 +11,8 @@ import numpy as np
 
 from clipmill.catalog import Catalog, frame_targets
 from clipmill.evaluate.figures import Moments, figures, frame_figures, several_figures
+from clipmill.evaluate.pairs import pair_figures
+from clipmill.evaluate.pixels import pixel_figures
 from clipmill.plugin import Plugin
 from clipmill.readable import THRESHOLD
 
@@ -21,10 +23,11 @@ Row = Mapping[str, Any]
 def class_counts(catalog: Catalog, plugin: Plugin) -> Mapping[str | None, int]:
     """How many records have each class, of those that a plugin learns; None is no class at all.
 
-    Of one that learns none there are none: it may be asked about records with and without.
+    Of one that learns none, or those of masks, there are none: it may be asked about records with
+    and without.
     """
     labels = getattr(plugin, "labels", "one")
-    if labels == "none":
+    if labels in ("none", "masks"):
         return {}
     if labels == "one":
         return catalog.counts("label")
@@ -62,9 +65,12 @@ def truth(answer: Answer, row: Row) -> Any:
 
 
 def figures_of(
-    rows: Sequence[Row], answers: Sequence[Answer], classes: Sequence[str]
+    rows: Sequence[Row],
+    answers: Sequence[Answer],
+    classes: Sequence[str],
+    metrics: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The figures of answers that hold a probability for each class; else none."""
+    """The figures of answers: of probabilities, of pairs that were compared, of pixels; or none."""
     keys = [str(row["key"]) for row in rows]
     if _all_have(answers, "probabilities", classes):
         scores = np.stack([np.asarray(each["probabilities"], np.float64) for each in answers])
@@ -78,7 +84,9 @@ def figures_of(
     if classes and all("frame_probabilities" in each for each in answers):
         pairs = zip(rows, answers, strict=True)
         return {"figures": frame_figures([_moments(*pair) for pair in pairs], classes)}
-    return {}
+    if all({"distances", "kinds", "others", "frames"} <= each.keys() for each in answers):
+        return {"figures": pair_figures(rows, answers, metrics.get("threshold"))}
+    return pixel_figures(answers, classes)
 
 
 def _all_have(answers: Sequence[Answer], name: str, classes: Sequence[str]) -> bool:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from clipmill import feed, storage, video
 from clipmill.catalog import Catalog
 from clipmill.errors import ClipmillError
+from clipmill.evaluate import pairs
 from clipmill.evaluate.figures import BINS
 from clipmill.video import sheet
 
@@ -30,13 +31,17 @@ def draw(result: Mapping[str, Any], folder: str, catalog: Catalog | None = None)
     told = result.get("figures")
     if not told:
         return []
-    made = {
-        "classes.png": classes(told["by_class"]),
-        "calibration.png": calibration(told["calibration"]),
-    }
+    made = {}
+    if "distances" in told:
+        made["distances.png"] = pairs.drawn(told["distances"])
+        if catalog is not None:
+            made["hardest.png"] = pairs.hardest(told["hardest"], catalog)
+    if "by_class" in told:
+        made["classes.png"] = classes(told["by_class"])
+        made["calibration.png"] = calibration(told["calibration"])
     if "confusion" in told:  # what has several classes is in no such matrix
         made["confusion.png"] = confusion(told["confusion"])
-    if catalog is not None and told["worst"]:
+    if catalog is not None and told.get("worst"):
         made["worst.png"] = worst(told["worst"], catalog)
     files = []
     for name, picture in made.items():

@@ -25,22 +25,37 @@ class Answered:
     bad: list[dict[str, Any]]  # clips that did not decode
 
 
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a network in place of its answer, and how that is joined by video."""
+
+    ask: infer.Ask
+    join: infer.Join
+
+
 def answered(
-    model: Model, plan: Plan, pieces: Sequence[range], transport: feed.Transport
+    model: Model,
+    plan: Plan,
+    pieces: Sequence[range],
+    transport: feed.Transport,
+    *,
+    question: Question | None = None,
+    feeds: int = 1,
 ) -> Generator[Answered]:
-    """Answer the videos of pieces, in order."""
+    """Answer the videos of pieces, in order; `feeds` is how many such share the CPUs."""
     most = batch_takes(plan)
     own = tuple(part for piece in pieces for part in batches(piece, most))
     # How many bad clips are too many is a matter of all workers together.
     settings = model.recipe.feed.model_copy(update={"max_bad_share": 1.0})
-    share = feed.Share(0, len(own), own=own)
+    share = feed.Share(0, len(own), world=feeds, own=own)
+    ask, join = (question.ask, question.join) if question else (None, None)
     with (
         _threads(model.recipe.train.threads),
         feed.batches(plan, share, settings, transport) as fed,
     ):
-        for piece, results in _by_piece(pieces, infer.outputs(model, fed)):
+        for piece, results in _by_piece(pieces, infer.outputs(model, fed, ask)):
             takes = plan.at(piece.start, piece.stop)
-            answers = list(infer.answers(model.plugin, takes, results))
+            answers = list(infer.answers(model.plugin, takes, results, join))
             bad = [row for row in list(fed.ledger) if row["position"] in piece]
             yield Answered(piece, answers, bad)
 

@@ -21,7 +21,7 @@ from clipmill.launch import folder_of, read_metrics
 from clipmill.recipe import Recipe
 
 DIGEST_LETTERS = 12
-NO_SPLIT = "none"  # nothing is chosen by validation here, so none is done
+NO_SPLIT = "none"  # where nothing is chosen by validation, none is done
 
 Row = dict[str, Any]
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
@@ -85,12 +85,17 @@ def trials_of(
     if pair in asked.begins:
         begins = list(trials_of(asked, asked.begins[pair], catalogs, folder))
     given, catalog = asked.recipes[pair], catalogs[pair.world]
-    told = {"path": catalog.folder, "validate_": NO_SPLIT}
+    told = {"path": catalog.folder, **({} if _chooses(given) else {"validate_": NO_SPLIT})}
     given = given.model_copy(update={"data": given.data.model_copy(update=told)})
     decisive = [given.identity(), given.train.steps, catalog.meta["digest"]]
     return [
         _trial(pair, seed, given, decisive, folder, begins[seed]) for seed in range(asked.seeds)
     ]
+
+
+def _chooses(given: Recipe) -> bool:
+    """Whether a test goes by something that the validation chose, such as a threshold."""
+    return hasattr(given.plugin().meter(), "settle")
 
 
 def _trial(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from clipmill import augment, feed
 from clipmill.catalog import Catalog
 from clipmill.errors import PluginError, VideoError
-from clipmill.infer import Model
+from clipmill.infer import Model, watched
 from clipmill.plan import Lot, Plan
 from clipmill.plugin import Decoded, Sample
 from clipmill.takes import Takes, View, generator
@@ -224,13 +224,8 @@ def described(model: Model, samples: list[Sample]) -> torch.Tensor:
 def _before_last(module: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """What goes into the last linear layer that an answer goes through."""
     given: list[torch.Tensor] = []
-    layers = [part for part in module.modules() if isinstance(part, torch.nn.Linear)]
-    hooks = [part.register_forward_pre_hook(lambda _, x: given.append(x[0])) for part in layers]
-    try:
+    with watched(module, given):
         module.predict(batch)  # type: ignore[operator]
-    finally:
-        for hook in hooks:
-            hook.remove()
     if not given:
         raise PluginError(
             f"{type(module).__name__} answers without a linear layer",

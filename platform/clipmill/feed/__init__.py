@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from clipmill import plan as plans
-from clipmill.feed.block import decode, decoded_size, sample
+from clipmill.feed.block import decode, decoded_size, part_seen, sample
 from clipmill.feed.cache import Cache
 from clipmill.feed.figures import Figures, verdict
-from clipmill.feed.footage import Footage, OfFile, Stored
+from clipmill.feed.footage import Footage, OfFile, OfPictures, Stored
 from clipmill.feed.hands import Hands, Threads, Workers
 from clipmill.feed.mend import too_many_bad
 from clipmill.feed.pieces import collated
@@ -28,6 +28,7 @@ __all__ = [
     "Figures",
     "Footage",
     "OfFile",
+    "OfPictures",
     "Settings",
     "Share",
     "Stored",
@@ -35,6 +36,7 @@ __all__ = [
     "collated",
     "decode",
     "decoded_size",
+    "part_seen",
     "positions",
     "sample",
     "too_many_bad",

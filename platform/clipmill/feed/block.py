@@ -174,9 +174,19 @@ def decode(
         made["features"] = footage.features(numbers)
     if "audio" in view.streams:
         made |= _heard(footage, row, view, span[0])
+    return Seen(made, numbers, _shares(box, height, width))
+
+
+def part_seen(view: View, stage: Stage, height: int, width: int) -> Part:
+    """What a view that is cut in the middle shows of a picture of this size."""
+    height, width = video.scaled_size(height, width, view.resize)
+    box = crop_box(height, width, decoded_size(view, stage), 0, False)
+    return _shares(box, height, width)
+
+
+def _shares(box: Crop, height: int, width: int) -> Part:
     top, left, tall, wide = box
-    part = (left / width, top / height, (left + wide) / width, (top + tall) / height)
-    return Seen(made, numbers, part)
+    return left / width, top / height, (left + wide) / width, (top + tall) / height
 
 
 def _seen(

@@ -4,7 +4,7 @@ Reads no more than is asked for. Knows neither plans nor plugins.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from clipmill import catalog, video
 from clipmill.errors import DataError, VideoError
+from clipmill.video.picture import scaled
 
 Frames = NDArray[np.uint8]
 Flow = NDArray[np.int8]
@@ -172,3 +173,40 @@ class OfFile:
     def sound(self, start_seconds: float, end_seconds: float, rate: int) -> NDArray[np.float32]:
         """The sound of exactly this span; silence where there is none."""
         return video.sound_of(self.source, start_seconds, end_seconds, rate)
+
+
+@dataclass(frozen=True)
+class OfPictures:
+    """Pictures of one size, as if they were the frames of a video without sound."""
+
+    files: Sequence[Frames]  # RGB, [height, width, 3]
+
+    def pictures(
+        self, numbers: NDArray[np.int64], short_side: int, crop: Crop, out: Frames | None = None
+    ) -> Frames:
+        """The pictures of these numbers, scaled and cut."""
+        made = np.stack([scaled(self.files[at], short_side, crop) for at in numbers.tolist()])
+        if out is None:
+            return made
+        out[...] = made
+        return out
+
+    def flow(self, numbers: NDArray[np.int64], short_side: int, crop: Crop) -> Flow | None:
+        """Nothing: pictures keep no flow."""
+        return None
+
+    def masks(self, numbers: NDArray[np.int64], short_side: int, crop: Crop) -> video.Masks:
+        """Void: nobody has marked what a picture shows."""
+        return video.no_masks(len(numbers), crop)
+
+    def features(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """None can be had of pictures, as of files."""
+        return OfFile(b"").features(numbers)
+
+    def has_sound(self) -> bool:
+        """Pictures are silent."""
+        return False
+
+    def sound(self, start_seconds: float, end_seconds: float, rate: int) -> NDArray[np.float32]:
+        """Silence."""
+        return np.zeros(round((end_seconds - start_seconds) * rate), np.float32)

@@ -163,6 +163,10 @@ def _sort_group(group: list[Examined], sides: Sorted) -> None:
         sides.quarantined.extend(replace(each, stage="masks", reason=told) for each in group)
         return
     kept, *others = sorted(group, key=_priority)
+    if not kept.masks_sha256 and any(each.masks_sha256 for each in others):
+        told = "one copy of the same content has the label, another the masks"
+        sides.quarantined.extend(replace(each, stage="masks", reason=told) for each in group)
+        return
     sides.taken.append(kept)
     sides.duplicates.extend((other, kept) for other in others)
 
@@ -171,7 +175,7 @@ def _priority(each: Examined) -> tuple[bool, bool, int, str]:
     split = each.source.split
     unlabelled = (each.source.label, each.source.labels) == NO_LABEL
     place = SPLIT_PRIORITY.index(split) if split in SPLIT_PRIORITY else len(SPLIT_PRIORITY)
-    return (not each.masks_sha256, unlabelled, place, each.source.name)
+    return (unlabelled, not each.masks_sha256, place, each.source.name)
 
 
 def parts_of(taken: Sequence[Examined], options: Options) -> list[Part]:

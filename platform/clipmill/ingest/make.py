@@ -43,8 +43,12 @@ def make_piece(piece: Sequence[Part], options: Options) -> Iterator[Made]:
                 storage.local(source.path, source.offset, source.length) as path,
                 masks.local(source) as given,
             ):
+                own = storage.stamp(source.path)
+                # Masks are many files: they are asked once, and not for each part.
+                if masks.stamp(source) != parts[0].stamp:
+                    raise _Changed("the file changed after it was looked at", todo="run it again")
                 for part in parts:
-                    yield _make(part, path, given, options)
+                    yield _make(part, path, given, options, own)
         except (ClipmillError, OSError) as error:
             for part in parts:
                 yield fault(part, "read", told_of(error, path, source)), None
@@ -55,18 +59,16 @@ def fault(part: Part, stage: str, reason: str) -> dict[str, Any]:
     return {"key": part.key, "stage": stage, "reason": reason, **part.place}
 
 
-def _make(part: Part, path: str, given: str | None, options: Options) -> Made:
+def _make(part: Part, path: str, given: str | None, options: Options, own: tuple[int, int]) -> Made:
     try:
-        if masks.stamp(part.source) != part.stamp:
-            raise _Changed("the file changed after it was looked at", todo="run it again")
         told, blobs = jailed.call(
             "make",
             {**_asked(part, path, options), "masks": given, "colours": part.source.mask_colours},
-            seconds=SURE_SECONDS + options.seconds_a_second * part.duration_seconds,
+            seconds=SURE_SECONDS + options.seconds_a_second * _worked_seconds(part, given),
             memory_bytes=options.memory_bytes,
         )
         data = _unchanged(path, part) if told["unchanged"] else blobs[0]
-        if masks.stamp(part.source) != part.stamp:
+        if storage.stamp(part.source.path) != own:
             raise _Changed("the file changed while it was read", todo="run it again")
     except (ClipmillError, OSError) as error:
         stage = "read" if isinstance(error, _Changed) else stage_of(error, "decode")
@@ -77,6 +79,12 @@ def _make(part: Part, path: str, given: str | None, options: Options) -> Made:
     return _finished(
         part, told, data, {"idx": blobs[1], "flow": blobs[2], video.MASK_MEMBER: blobs[3]}
     )
+
+
+def _worked_seconds(part: Part, given: str | None) -> float:
+    """How much video is gone through: where there are masks, the whole source beside the part."""
+    whole = float(part.facts["duration_seconds"]) if given else 0.0
+    return part.duration_seconds + whole
 
 
 def _unchanged(path: str, part: Part) -> bytes | shards.FilePart:

@@ -5,21 +5,30 @@ A folder or a file, beside the video or in a store. What is in them is for `clip
 
 import contextlib
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from clipmill import storage
+from clipmill import storage, video
 from clipmill.ingest.sources import Source
 
 
 def stamp(source: Source) -> tuple[int, int]:
-    """Size and time of the last change of a source: of its video and its masks together."""
-    told = [storage.stamp(source.path)]
-    if source.masks is not None:
-        told += map(storage.stamp, _files(source.masks))
-    return sum(size for size, _ in told), max(changed for _, changed in told)
+    """Size and time of the last change of a source.
+
+    With masks it is the size of all its files, and a number made of each one's name, size and
+    time: the latest time alone would not tell files that were exchanged for older ones.
+    """
+    size, changed = storage.stamp(source.path)
+    if source.masks is None:
+        return size, changed
+    told = storage.stamps(source.masks)
+    files = [(os.path.basename(path), *each) for path, each in sorted(told.items())]
+    digest = hashlib.sha256(json.dumps([size, changed, files]).encode()).digest()
+    number = int.from_bytes(digest[:8], "big") >> 1  # a column of the ledger holds 63 bits
+    return size + sum(each[0] for each in told.values()), number
 
 
 def is_unchanged(source: Source, known: Source, known_stamp: tuple[int, int]) -> bool:
@@ -36,18 +45,27 @@ def local(source: Source) -> Iterator[str | None]:
     path = source.masks
     if path is None:
         yield None
-    elif not _is_folder(path):
+    elif not storage.is_folder(path):
         with storage.local(path) as here:
             yield here
     elif not storage.is_remote(path):
         yield storage.absolute(path)
     else:
         with tempfile.TemporaryDirectory(prefix="clipmill-") as folder:
-            for file in storage.list_files(path):
-                name = storage.below(file, path).replace("/", "_")
-                with (Path(folder) / name).open("wb") as out:
-                    storage.copy_range(file, out)
+            for file in _files(path):
+                _copy(file, Path(folder, *_parts(storage.below(file, path))))
             yield folder
+
+
+def _parts(below: str) -> list[str]:
+    """The folders and the name of a file; none leads out, whatever a store calls its own."""
+    return [part for part in below.split("/") if part not in ("", ".", "..")]
+
+
+def _copy(file: str, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with to.open("wb") as out:
+        storage.copy_range(file, out)
 
 
 def measured(path: str) -> tuple[str, int]:
@@ -62,10 +80,7 @@ def measured(path: str) -> tuple[str, int]:
 
 
 def _files(path: str) -> list[str]:
-    return storage.list_files(path) if _is_folder(path) else [path]
-
-
-def _is_folder(path: str) -> bool:
-    if storage.is_remote(path):
-        return not PurePosixPath(storage.name_of(path)).suffix
-    return os.path.isdir(storage.absolute(path))
+    """The file, or the masks in a folder: what others put beside them makes no other masks."""
+    if not storage.is_folder(path):
+        return [path]
+    return [file for file in storage.list_files(path) if video.is_mask_name(file)]

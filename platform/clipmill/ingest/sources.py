@@ -48,7 +48,7 @@ class Source:
     boxes: tuple[Box, ...] = ()
     masks: str | None = None  # a folder or zip of PNGs, or a video, of a mask for each frame
     mask_classes: tuple[str, ...] = ()  # the names of 1, 2, ... in the masks
-    mask_colours: Mapping[str, int] = field(default_factory=dict)  # where they are painted
+    mask_colours: Mapping[str, int] = field(default_factory=dict)  # of painted ones; in JSON, names
     member: str | None = None  # name within a tar, with where its bytes lie
     offset: int | None = None
     length: int | None = None

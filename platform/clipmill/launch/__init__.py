@@ -70,7 +70,7 @@ def run(
         _check_new(given, home)
         changes = _check_same(given, plan, catalog, home, allow_changed_data)
         storage.put_json(home.recipe, {"recipe": given.plain(), "data_changes": changes})
-        begun = begin.gather(given, home, catalog.classes)
+        begun = begin.gather(given, home, plan.plugin.class_names(catalog))
         stop.forget(home.path)
         tracked = Tracked(given, home, overrides=overrides, parent=parent)
         tracked.begin(catalog)
@@ -285,10 +285,12 @@ def _ending(given: Recipe, state: State, metrics: dict[str, float], health: str 
 
 def model_at(checkpoint_folder: str, given: Recipe, catalog: Catalog) -> infer.Model:
     """The model of a checkpoint."""
-    module = infer.build(given.plugin(), catalog.classes, restored=True)
+    plugin = given.plugin()
+    classes = plugin.class_names(catalog)
+    module = infer.build(plugin, classes, restored=True)
     module.load_state_dict(checkpoint.read_weights(checkpoint_folder))
     profile = video.Profile(**catalog.meta["profile"])
-    return infer.Model(module, given, catalog.classes, profile).to(infer.device())
+    return infer.Model(module, given, classes, profile).to(infer.device())
 
 
 LONG = ("answers", "figures", "left_out")  # of an evaluation: not for the model's own folder

@@ -60,9 +60,11 @@ class Judge:
         return Verdict(dict(figures["metrics"]), self._score(figures))
 
     def _network(self) -> infer.Model:
-        module = infer.build(self.given.plugin(), self.catalog.classes, restored=True)
+        plugin = self.given.plugin()
+        classes = plugin.class_names(self.catalog)
+        module = infer.build(plugin, classes, restored=True)
         profile = video.Profile(**self.catalog.meta["profile"])
-        model = infer.Model(module, self.given, self.catalog.classes, profile)
+        model = infer.Model(module, self.given, classes, profile)
         return model.to(infer.device())
 
     def _score(self, figures: Mapping[str, Any]) -> float:

@@ -46,7 +46,7 @@ class Worker:
         self.catalog_digest = str(catalog.meta["digest"])
         self.keeper = Keeper(folder, keep=given.train.keep)
         self.loop = self._loop(infer.device())
-        self._build(catalog.classes)
+        self._build(self.plan.plugin.class_names(catalog))
         self.guard = train.Guard(given.train.on_nan, given.train.spike)
         self.judge = (
             Judge(given, catalog, self.rank, self.world) if given.train.validate_every else None

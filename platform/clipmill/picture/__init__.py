@@ -1,36 +1,49 @@
 """What a model makes of test videos, as one picture, by the names of its outputs.
 
-`mask` [H, W] is drawn over the still that it is of, `heat` [h, w] as a heat map, and for `embedding`
-[D] a row a video shows those that the model finds most alike. Knows no plugin.
+`mask` [H, W] is drawn over the still that it is of, `class_scores` [K, H, W] in a colour a class,
+things with their numbers, `heat` [h, w] as a heat map, and for `embedding` [D] a row a video shows
+those that the model finds most alike. Knows no plugin.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipmill import catalog, storage
 from clipmill import plan as plans
-from clipmill import storage
 from clipmill.errors import DataError, PluginError, UsageError
 from clipmill.infer import Model
 from clipmill.picture import drawing, nearest
+from clipmill.picture.film import SUFFIXES as FILMS
+from clipmill.picture.film import film
 from clipmill.picture.seeing import Seen, seen
+from clipmill.picture.worst import worst
 from clipmill.plan import Plan
 from clipmill.video import sheet
 
-__all__ = ["Seen", "picture", "seen"]
+__all__ = ["FILMS", "Seen", "film_of", "picture", "seen"]
 
 MOST_COMPARED = 400  # videos among which neighbours are found
 NEIGHBOURS = 5
-AXES = {"mask": "HW", "heat": "hw", "embedding": "D"}  # of what can be drawn
+AXES = {  # of what can be drawn
+    "mask": "HW", "heat": "hw", "embedding": "D", "class_scores": "KHW", "thing_masks": "NMM",
+}  # fmt: skip
 
 Progress = Callable[[str, int, int], None]
 
 
 def picture(
-    model: Model, out: str, *, videos: int = 8, name: str = "", progress: Progress | None = None
+    model: Model,
+    out: str,
+    *,
+    videos: int = 8,
+    name: str = "",
+    worst_first: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Draw what a model makes of some videos of its test split into a PNG or JPEG file."""
     file = storage.absolute(out)
@@ -40,10 +53,16 @@ def picture(
     if videos < 1:
         raise UsageError(f"{videos} videos", "1 at the least")
     plan = plans.make(model.recipe, "test")
-    shown = seen(model, plan, _spread(len(plan.catalog), videos), progress)
+    figures: dict[int, float] = {}
+    rows = _spread(len(plan.catalog), videos)
+    if worst_first:
+        rows, figures = worst(model, plan, videos, progress)
+    shown = _in_order(seen(model, plan, np.sort(rows), progress), rows, figures, model)
     kinds = _kinds(model, shown[0])
     title = f"{name or model.recipe.run.name}: {len(shown)} of {len(plan.catalog)} test videos"
     told: dict[str, Any] = {"file": file, "videos": len(shown), "kinds": kinds}
+    if figures:
+        told["worst"] = [{"key": each.row["key"], "figure": figures[each.place]} for each in shown]
     parts = []
     if set(kinds) - {"embedding"}:
         parts += drawing.over_stills(shown)
@@ -55,6 +74,18 @@ def picture(
         told |= nearest.told(found, len(shown) + len(others))
     storage.put(file, sheet.encoded(drawing.below(title, parts), suffix))
     return told
+
+
+def _in_order(
+    shown: list[Seen], rows: NDArray[np.int64], figures: dict[int, float], model: Model
+) -> list[Seen]:
+    """Videos in the order that was asked for, with the figure of each that has one."""
+    order = {place: at for at, place in enumerate(rows.tolist())}
+    metric = model.plugin.metric
+    return [
+        replace(each, words=(f"{metric} {figures[each.place]:.3f}",)) if figures else each
+        for each in sorted(shown, key=lambda each: order[each.place])
+    ]
 
 
 def _kinds(model: Model, one: Seen) -> list[str]:
@@ -90,3 +121,33 @@ def _others(model: Model, plan: Plan, shown: list[Seen], progress: Progress | No
         if len(shown) < 2:
             raise
         return []
+
+
+def film_of(
+    model: Model,
+    out: str,
+    *,
+    videos: int = 8,
+    files: Sequence[str] = (),
+    seconds: float = 60.0,
+    worst_first: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Draw what a model makes of every moment of files, or of test videos, into an MP4."""
+    file = storage.absolute(out)
+    if os.path.splitext(file)[1].lower() not in FILMS:
+        raise UsageError(f"the film {file}", f"a file that ends in {', '.join(FILMS)}")
+    if files:
+        sources = ((name, storage.read(name)) for name in files)
+        return film(model, sources, file, seconds=seconds, progress=progress)
+    if videos < 1:
+        raise UsageError(f"{videos} videos", "1 at the least")
+    plan = plans.make(model.recipe, "test")
+    rows = (
+        worst(model, plan, videos, progress)[0]
+        if worst_first
+        else _spread(len(plan.catalog), videos)
+    )
+    records = (plan.catalog.row(int(place)) for place in rows)
+    own = ((str(row["key"]), catalog.member(row)) for row in records)
+    return film(model, own, file, seconds=seconds, progress=progress)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipmill.picture.nearest import CUT, VOID, Alike, sized
+from clipmill.picture.paint import edge, painted, with_things
 from clipmill.picture.seeing import Seen
 from clipmill.video import sheet
 
@@ -34,7 +35,7 @@ def over_stills(shown: Sequence[Seen]) -> list[Picture]:
             np.concatenate([head, picture])
             for head, (_, picture) in zip(heads, pictures, strict=True)
         ]
-        rows.append(_beside([_words(each.row, len(columns[0])), *columns]))
+        rows.append(_beside([_words(each.row, len(columns[0]), each.words), *columns]))
     return rows
 
 
@@ -47,6 +48,12 @@ def _overlays(each: Seen) -> Iterator[tuple[str, Picture]]:
         yield "its mask", masked(still, each.outputs["mask"] >= CUT)
         for kind, truth in each.truths.items():
             yield TRUTH_NAMES[kind], masked(still, (truth > 0) & (truth != VOID))
+    if "class_scores" in each.outputs:
+        yield "its classes", painted(still, each.outputs["class_scores"].argmax(0))
+    if each.things is not None:
+        yield "its things", with_things(still, each.things, each.classes)
+    if "mask" in each.truths and "mask" not in each.outputs:
+        yield "true classes", painted(still, each.truths["mask"])
 
 
 def neighbours(found: Sequence[Alike]) -> list[Picture]:
@@ -67,8 +74,8 @@ def _named(seen: Seen, word: str) -> Picture:
     return np.concatenate([still, sheet.written([words], LINE_HEIGHT, still.shape[1])])
 
 
-def _words(row: Mapping[str, Any], height: int) -> Picture:
-    return sheet.written([row["label"] or "no label", row["key"]], height, WORDS_WIDTH)
+def _words(row: Mapping[str, Any], height: int, more: Sequence[str] = ()) -> Picture:
+    return sheet.written([row["label"] or "no label", row["key"], *more], height, WORDS_WIDTH)
 
 
 def masked(still: Picture, mask_HW: NDArray[np.bool_]) -> Picture:
@@ -78,13 +85,6 @@ def masked(still: Picture, mask_HW: NDArray[np.bool_]) -> Picture:
     made = tinted.astype(np.uint8)
     made[edge(inside)] = GREEN
     return made
-
-
-def edge(inside_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The places of a mask that touch what is none of it; the picture's own edge does not count."""
-    around = np.pad(inside_HW, 1, mode="edge")
-    deep = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
-    return np.asarray(inside_HW & ~deep)
 
 
 def heated(still: Picture, heat_hw: NDArray[Any]) -> Picture:

@@ -4,7 +4,7 @@ Of the takes of a video the middle one is shown; its embedding is the mean over 
 of drawing.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,6 +42,9 @@ class Seen:
     picture: Picture
     truths: Mapping[str, NDArray[Any]]  # of the picture, by kind
     outputs: Mapping[str, NDArray[Any]]
+    things: Sequence[Mapping[str, Any]] | None = None  # that were found one by one in the picture
+    classes: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()  # more to be told of it
 
 
 def seen(
@@ -62,7 +65,11 @@ def seen(
             if progress:
                 progress("looking at clips", position + 1, len(record))
     made = [
-        _seen(int(rows[at]), own.catalog.row(at), stills[middle], outputs[at], middle)
+        replace(
+            _seen(int(rows[at]), own.catalog.row(at), stills[middle], outputs[at], middle),
+            things=_things(own, outputs[at], middle),
+            classes=model.classes,
+        )
         for at, middle in middles.items()
         if middle in outputs.get(at, {})
     ]
@@ -73,6 +80,18 @@ def seen(
             "run `clipmill verify --deep` on the dataset",
         )
     return made
+
+
+def _things(
+    plan: Plan, outputs: Mapping[int, Output], middle: int
+) -> Sequence[Mapping[str, Any]] | None:
+    """The things that were found in the picture, with the numbers that they have in the video."""
+    if "thing_masks" not in outputs[middle]:
+        return None
+    places = sorted(outputs)
+    answer = plan.plugin.answer([outputs[at] for at in places], plan.epoch(0)[np.array(places)])
+    own = places.index(middle)
+    return [thing for thing in answer["things"] if thing["at"] == own]
 
 
 def _middles(record: NDArray[Any]) -> dict[int, int]:

@@ -13,6 +13,7 @@ from clipmill.plan.making import (
     check_ranks,
     clips_that_fill,
     make,
+    of_all,
     splits,
     warnings,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "cost",
     "dump",
     "make",
+    "of_all",
     "rank_slice",
     "ranks",
     "splits",

@@ -61,6 +61,7 @@ class Plan:
     window: int = 0
     sampling: Sampling = field(default_factory=Sampling)
     left_out: LeftOut = ()  # records that the plugin cannot use; they are not in the catalog
+    alone: bool = False  # each record is planned by itself, as one that is asked about
 
     def epoch(self, epoch: int) -> Takes:
         """All takes of an epoch in order, the last incomplete batch included."""
@@ -141,7 +142,8 @@ class Plan:
         plugin = self.plugin.model_dump_json(exclude_defaults=True)
         # The same records mean something else where the numbers in their masks are named anew.
         named = [meta["mask_classes"] for meta in self.catalog.metas if meta.get("mask_classes")]
-        return self._digest(plugin, sampling, *([named] if named else []))
+        alone = ["alone"] if self.alone else []
+        return self._digest(plugin, sampling, *([named] if named else []), *alone)
 
     @property
     def digest_with_defaults(self) -> str:
@@ -218,9 +220,17 @@ class Plan:
         return self._visiting(self._visits(epoch), draw)
 
     def _planned(self, catalog: Catalog, draw: Draw) -> Takes:
-        takes = self.plugin.plan(catalog, self.stage, draw)
+        plan = self._one_by_one if self.alone else self.plugin.plan
+        takes = plan(catalog, self.stage, draw)
         first, last = narrow(takes.first), narrow(takes.last)
         return replace(takes, record=narrow(takes.record), first=first, last=last)
+
+    def _one_by_one(self, catalog: Catalog, stage: Stage, draw: Draw) -> Takes:
+        parts = []
+        for row in range(len(catalog)):
+            takes = self.plugin.plan(catalog.picked(np.array([row])), stage, draw)
+            parts.append(replace(takes, record=np.where(takes.record < 0, -1, row)))
+        return joined(parts)
 
     def _visiting(self, visited: Visits, draw: Draw) -> _Epoch:
         clips = self.sampling.clips

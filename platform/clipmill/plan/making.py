@@ -4,6 +4,7 @@ What is not refused, and a person should know of, is told in sentences.
 """
 
 import os
+from dataclasses import replace
 
 import numpy as np
 
@@ -64,6 +65,25 @@ def make(recipe: Recipe, stage: Stage, catalog: Catalog | None = None) -> Plan:
         check_masks(plan)
         check_ranks(plan, train.workers)
     return plan
+
+
+def of_all(recipe: Recipe, catalog: Catalog) -> Plan:
+    """The plan that asks a model about every record of a catalog, whatever is known of them.
+
+    Where a plugin compares records with one another, each is planned by itself: an answer must not
+    depend on who is asked about beside it.
+    """
+    if not len(catalog):
+        raise PlanError(f"no records of {catalog.folder} to ask about", "at least one")
+    check_rates(catalog)
+    plan = Plan(catalog, recipe.plugin(), "test", recipe.train.seed, recipe.train.batch)
+    try:
+        record = plan.epoch(0).record
+    except PlanError:  # too few, or unlabelled, to be compared
+        return replace(plan, alone=True)
+    is_own = bool(((record == record[:, :1]) | (record < 0)).all())
+    is_whole = len(np.unique(record[:, 0])) == len(catalog)
+    return plan if is_own and is_whole else replace(plan, alone=True)
 
 
 def _sampling(data: Data, catalog: Catalog) -> Sampling:

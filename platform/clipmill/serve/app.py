@@ -1,115 +1,81 @@
 """The service: models by name, one video in, the answer of `clipmill predict` out.
 
-Decoding and networks run in threads, as many at once as there are cores; the event loop only
-moves bytes. Knows neither registry nor sockets.
+Routes and what they tell; the work is the desk's. Knows neither registry nor sockets.
 """
 
+import asyncio
 import hmac
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from anyio import CapacityLimiter
-from anyio.to_thread import run_sync
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
 
 from clipmill import __version__, infer
-from clipmill.errors import UsageError
+from clipmill.errors import ClipmillError, UsageError
+from clipmill.serve.allowed import Allowed
+from clipmill.serve.desk import Desk, unless_left
 from clipmill.serve.page import page_response
-from clipmill.serve.problems import Refusal, described, install
-from clipmill.serve.upload import FIELD, KIND, received
+from clipmill.serve.problems import (
+    CLIENT_LEFT,
+    Refusal,
+    body_of,
+    described,
+    install,
+    status_of,
+)
+from clipmill.serve.schemas import (
+    BATCH_FORM,
+    EXAMPLES,
+    FORM,
+    Answer,
+    Card,
+    Health,
+    Models,
+    Readiness,
+    Several,
+)
+from clipmill.serve.shelf import Served, Shelf, Source
+from clipmill.serve.upload import KIND, Upload
 
-EXAMPLE: dict[str, Any] = {
-    "label": "left",
-    "classes": [{"name": "left", "probability": 0.98}, {"name": "right", "probability": 0.02}],
-    "spans": [{"start_seconds": 0.0, "end_seconds": 3.2}],
-    "input": {"frames": 96, "fps": 30.0, "duration_seconds": 3.2, "width": 64, "height": 64},
-    "model": "demo",
-    "version": "3",
-}
-FORM = {
-    "type": "object",
-    "required": [FIELD],
-    "properties": {
-        FIELD: {
-            "type": "string",
-            "format": "binary",
-            "description": "a video file, whatever its container",
-        }
-    },
-}
-
-
-@dataclass(frozen=True)
-class Served:
-    """A model under its name; what is asked of it later comes through here."""
-
-    name: str
-    model: infer.Model
-    version: str | None
-
-    def answer(self, video: UploadFile) -> dict[str, Any]:
-        """Answer one video, in whatever thread calls."""
-        told = infer.answer(self.model, video.file.read())
-        return {**told, "model": self.name, "version": self.version}
+REFUSED = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503)
 
 
 @dataclass(frozen=True)
 class Service:
     """All that the routes share."""
 
-    served: dict[str, Served]
+    shelf: Shelf
+    desk: Desk
     token: str | None
-    max_bytes: int
-    # A video is read into memory only by a thread that has a slot, so slots bound memory too.
-    slots: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(os.cpu_count() or 1))
 
-    def find(self, name: str) -> Served:
-        """The model of a name."""
-        if name not in self.served:
-            raise Refusal(404, f"no model {name!r}", f"one of {', '.join(sorted(self.served))}")
-        return self.served[name]
+    @property
+    def allowed(self) -> Allowed:
+        """The limits of the server."""
+        return self.desk.allowed
 
+    def warm(self) -> None:
+        """Have every decoder load what the models need, before the first request."""
+        for served in self.shelf.ready().values():
+            self.desk.decoders.warm(served.looks)
 
-class Card(BaseModel):
-    """What a client may know of a model."""
-
-    name: str
-    version: str | None
-    plugin: str
-    family: str
-    classes: list[str]
-    protocol: dict[str, Any] = Field(description="clips, frames, rate and size that it looks at")
-    figures: dict[str, Any] = Field(description="what it reached, as it was measured")
-    predict: str = Field(description="where to post a video")
-
-
-class Models(BaseModel):
-    """All models, and the largest video they take."""
-
-    models: list[Card]
-    max_bytes: int
-
-
-class Answer(BaseModel):
-    """What is in every answer; a model adds what its kind tells, such as `classes`."""
-
-    model_config = ConfigDict(extra="allow", json_schema_extra={"example": EXAMPLE})
-
-    model: str
-    version: str | None
-    spans: list[dict[str, float]] = Field(description="what the model looked at")
-    input: dict[str, float] = Field(description="what was found in the file")
+    def close(self) -> None:
+        """End what works for it."""
+        self.shelf.close()
+        self.desk.close()
 
 
 bearer = HTTPBearer(auto_error=False, description="the token that the server was started with")
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+EachFrame = Annotated[
+    bool, Query(description="beside a timeline, the probabilities of every moment")
+]
 
 
 def service_of(request: Request) -> Service:
@@ -136,7 +102,7 @@ async def authorised(service: Here, given: Bearer) -> None:
 
 
 public = APIRouter()
-closed = APIRouter(prefix="/v1", dependencies=[Depends(authorised)])
+closed = APIRouter(dependencies=[Depends(authorised)])
 
 
 @public.get("/", include_in_schema=False)
@@ -146,73 +112,164 @@ async def look() -> HTMLResponse:
 
 
 @public.get("/healthz", summary="Whether the server lives")
-async def health() -> dict[str, str]:
+async def health() -> Health:
     """Answer as long as the event loop turns."""
-    return {"status": "alive"}
+    return Health(status="alive")
 
 
-@public.get("/readyz", summary="Whether every model can answer")
-async def readiness(service: Here) -> dict[str, Any]:
-    """Models are loaded before the server listens: all that are named are ready."""
-    return {"status": "ready", "models": {name: "ready" for name in sorted(service.served)}}
+@public.get(
+    "/readyz", summary="Whether there are models to answer", responses={503: {"model": Readiness}}
+)
+async def readiness(service: Here, response: Response) -> Readiness:
+    """Say of each model whether it is ready; those that are serve, whatever the others do."""
+    states = service.shelf.states()
+    failed = sum(state == "failed" for state in states.values())
+    response.status_code = 503 if failed == len(states) else 200
+    status = "ready" if not failed else "not ready" if failed == len(states) else "degraded"
+    return Readiness(status=status, models=states)
 
 
-@closed.get("/models", summary="Models, their versions and figures", responses=described(401))
+@closed.get(
+    "/metrics",
+    summary="Figures for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}, **described(401)},
+)
+async def metrics(service: Here) -> Response:
+    """Tell requests, seconds, queues and models."""
+    ready = service.shelf.ready()
+    versions = {name: served.version or "" for name, served in ready.items()}
+    failed = set(service.shelf.names) - set(ready)
+    text = service.desk.metrics.text(versions, failed)
+    return Response(text, media_type=service.desk.metrics.media_type)
+
+
+@closed.get("/v1/models", summary="Models, their versions and figures", responses=described(401))
 async def models(service: Here) -> Models:
     """List what can be asked."""
-    cards = [card(service.served[name]) for name in sorted(service.served)]
-    return Models(models=cards, max_bytes=service.max_bytes)
+    shelf, allowed = service.shelf, service.allowed
+    states, ready, faults = shelf.states(), shelf.ready(), shelf.faults()
+    cards = [
+        card(name, states[name], faults.get(name, ""), ready.get(name)) for name in shelf.names
+    ]
+    return Models(
+        models=cards, max_bytes=allowed.max_bytes, max_seconds=allowed.bounds.seconds,
+        batch_videos=allowed.batch_videos,
+    )  # fmt: skip
 
 
-def card(served: Served) -> Card:
+def card(name: str, state: str, fault: str, served: Served | None) -> Card:
     """Tell what a model is."""
+    predict = f"/v1/models/{quote(name)}/predict"
+    if served is None:
+        return Card(name=name, version=None, state=state, fault=fault, predict=predict)
     model = served.model
     return Card(
-        name=served.name,
-        version=served.version,
-        plugin=type(model.plugin).name,
-        family=type(model.plugin).family,
-        classes=list(model.classes),
-        protocol=infer.protocol(model.recipe),
-        figures=model.figures,
-        predict=f"/v1/models/{quote(served.name)}/predict",
-    )
+        name=name, version=served.version, state=state, fault=fault, predict=predict,
+        plugin=type(model.plugin).name, family=type(model.plugin).family,
+        classes=list(model.classes), protocol=infer.protocol(model.recipe), figures=model.figures,
+        takes_pictures=served.looks.is_still(), lineage=dict(served.lineage),
+    )  # fmt: skip
+
+
+def _form(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {KIND: {"schema": schema}}}}
 
 
 @closed.post(
-    "/models/{name}/predict",
+    "/v1/models/{name}/predict",
     summary="Answer one video",
     response_model=Answer,
-    responses=described(400, 401, 404, 413, 415, 422),
-    openapi_extra={
-        "requestBody": {"required": True, "content": {KIND: {"schema": FORM}}},
+    responses={
+        200: {"content": {"application/json": {"examples": EXAMPLES}}}, **described(*REFUSED)
     },
+    openapi_extra=_form(FORM),
+)  # fmt: skip
+async def predict(
+    name: str, request: Request, service: Here, each_frame: EachFrame = False
+) -> JSONResponse:
+    """Read the video, wait for a decoder, and answer; nothing is done for a client that left."""
+    async with _counted(service, name, request):
+        served = service.shelf.find(name)
+        async with service.desk.received(request) as upload:
+            work = service.desk.answer(served, upload, each_frame=each_frame)
+            answer = await unless_left(request, work)
+        return JSONResponse({**answer, "model": name, "version": served.version})
+
+
+@closed.post(
+    "/v1/models/{name}/batch",
+    summary="Answer several videos",
+    response_model=Several,
+    responses=described(*REFUSED),
+    openapi_extra=_form(BATCH_FORM),
 )
-async def predict(name: str, request: Request, service: Here) -> JSONResponse:
-    """Read the video, then wait for a free thread that decodes and answers it."""
-    served = service.find(name)
-    async with received(request, service.max_bytes) as video:
-        return JSONResponse(await run_sync(served.answer, video, limiter=service.slots))
+async def batch(
+    name: str, request: Request, service: Here, each_frame: EachFrame = False
+) -> JSONResponse:
+    """Answer every video of a form; what is wrong with one is told in its place."""
+    async with _counted(service, name, request):
+        served = service.shelf.find(name)
+        own = {"model": name, "version": served.version}
+        async with service.desk.received(request, batch=True) as upload:
+            work = _several(service.desk, served, upload, own, each_frame)
+            return JSONResponse({"answers": await unless_left(request, work)})
+
+
+async def _several(
+    desk: Desk, served: Served, upload: Upload, own: dict[str, Any], each_frame: bool
+) -> list[dict[str, Any]]:
+    slots = asyncio.Semaphore(desk.allowed.decoders)  # others have their turn between
+
+    async def one(place: int) -> dict[str, Any]:
+        file = {"file": upload.files[place].name}
+        try:
+            async with slots:
+                answer = await desk.answer(served, upload, place, each_frame=each_frame)
+            return {**file, **answer, **own}
+        except ClipmillError as error:
+            return {**file, "problem": body_of(status_of(error), str(error)).model_dump()}
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(place)) for place in range(len(upload.files))]
+    return [task.result() for task in tasks]
+
+
+@asynccontextmanager
+async def _counted(service: Service, name: str, request: Request) -> AsyncIterator[None]:
+    """Count a request by what becomes of it."""
+    figures, began, status = service.desk.metrics, time.monotonic(), 500
+    known = name if name in service.shelf.names else ""
+    try:
+        yield
+        status = 200
+    except ClipmillError as error:
+        status = status_of(error)
+        raise
+    except ClientDisconnect:
+        status = CLIENT_LEFT
+        raise
+    finally:
+        figures.requests.labels(known, str(status)).inc()
+        figures.seconds.labels(known).observe(time.monotonic() - began)
 
 
 def make_app(
-    models: Mapping[str, infer.Model],
-    *,
-    token: str | None,
-    max_bytes: int = 200 << 20,
-    versions: Mapping[str, str] = {},
+    models: Shelf | Iterable[Source], *, token: str | None, allowed: Allowed | None = None
 ) -> FastAPI:
-    """Make the service of these models; without a token anyone who reaches it may ask."""
-    if not models:
-        raise UsageError("no models", "at least one to serve")
+    """Make the service of these models; without a token anyone who reaches it may ask.
+
+    Models are loaded here, unless their shelf has done so; `app.state.service.close()` ends what
+    works for it.
+    """
     if token == "":
         raise UsageError("an empty token", "a secret one, or None for an open server")
+    shelf = models if isinstance(models, Shelf) else Shelf(models)
+    if not isinstance(models, Shelf):
+        shelf.load()
     # The interactive pages of FastAPI load scripts from elsewhere: ours works without a network.
     app = FastAPI(title="clipmill", version=__version__, docs_url=None, redoc_url=None)
-    served = {
-        name: Served(name, model, versions.get(name) or None) for name, model in models.items()
-    }
-    app.state.service = Service(served, token, max_bytes)
+    app.state.service = Service(shelf, Desk(allowed or Allowed()), token)
     app.include_router(public)
     app.include_router(closed)
     install(app)

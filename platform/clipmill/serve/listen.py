@@ -4,6 +4,7 @@ On loopback it refuses requests that some other site had a browser send. Prints 
 no models and no routes.
 """
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
@@ -14,11 +15,13 @@ import threading
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from clipmill.errors import BusyError, UsageError
 from clipmill.serve.problems import problem
@@ -71,13 +74,14 @@ def address_of(listener: socket.socket, host: str) -> str:
 
 
 class SameHost:
-    """Lets through only what was sent to this machine by its own name and from its own page.
+    """Lets through only what was sent from this server's own page and, on loopback, by its name.
 
     A loopback server is still reached by every page that its user's browser shows: by a
-    foreign name that resolves to it, or by a form of a foreign site.
+    foreign name that resolves to it, or by a form of a foreign site. By what name others reach
+    a server on a network it cannot know: there, names are None.
     """
 
-    def __init__(self, app: ASGIApp, names: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, names: frozenset[str] | None) -> None:
         self.app, self.names = app, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,13 +92,49 @@ class SameHost:
     def _refusal(self, headers: Headers) -> Response | None:
         host, origin = headers.get("host", ""), headers.get("origin")
         with contextlib.suppress(ValueError):
-            if urlsplit(f"//{host}").hostname not in self.names:
+            if self.names and urlsplit(f"//{host}").hostname not in self.names:
                 return problem(
                     421, f"got the host {host!r}; wanted {' or '.join(sorted(self.names))}"
                 )
             if origin is None or urlsplit(origin).netloc == host:
                 return None
         return problem(403, f"got a request from {origin}; wanted one from this server's own page")
+
+
+def _patient(seconds: float) -> type[H11Protocol]:
+    """HTTP that waits so long, and no longer, for the head of a request that has begun."""
+
+    class Patient(H11Protocol):
+        _late: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._expect()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._expect()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self._forget()
+
+        def _expect(self) -> None:
+            if self.conn.their_state is not h11.IDLE:
+                self._forget()
+            elif self._late is None:
+                self._late = self.loop.call_later(seconds, self._close)
+
+        def _forget(self) -> None:
+            if self._late is not None:
+                self._late.cancel()
+                self._late = None
+
+        def _close(self) -> None:
+            if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+                self.transport.close()
+
+    return Patient
 
 
 class _Server(uvicorn.Server):
@@ -121,9 +161,11 @@ def server_on(
     local = ipaddress.ip_address(listener.getsockname()[0]).is_loopback
     if token is None and not local:
         raise UsageError(f"no token on {host}", "a token wherever others can reach the server")
-    address = address_of(listener, host)
+    address, service = address_of(listener, host), app.state.service
     config = uvicorn.Config(
-        SameHost(app, LOOPBACK_NAMES | {host}) if local else app,
+        SameHost(app, LOOPBACK_NAMES | {host} if local else None),
+        http=_patient(service.allowed.head_seconds),
+        limit_concurrency=service.allowed.connections,
         log_level="warning",
         access_log=False,
         server_header=False,

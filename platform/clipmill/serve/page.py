@@ -34,7 +34,7 @@ def _read() -> tuple[str, str]:
         f"script-src {_hash(html, 'script')}",
         f"style-src {_hash(html, 'style')}",
         "connect-src 'self'",
-        "img-src data:",
+        "img-src data: blob:",
         "media-src blob:",
         "base-uri 'none'",
         "form-action 'none'",

@@ -7,12 +7,13 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as RouteException
 from starlette.requests import ClientDisconnect
 
-from clipmill.errors import ClipmillError, PluginError, UsageError, VideoError
+from clipmill.errors import ClipmillError, PluginError, TooLongError, UsageError, VideoError
 
 MEDIA_TYPE = "application/problem+json"
 CLIENT_LEFT = 499  # nobody reads it; it only has to be no success
@@ -42,12 +43,15 @@ class Problem(BaseModel):
     detail: str = Field(description="what was got, what was wanted, what to do")
 
 
+def body_of(status: int, detail: str) -> Problem:
+    """What the body of an error holds."""
+    title = HTTPStatus(status).phrase
+    return Problem(type="about:blank", title=title, status=status, detail=detail)
+
+
 def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """Make the response of an error."""
-    body = Problem(
-        type="about:blank", title=HTTPStatus(status).phrase, status=status, detail=detail
-    )
-    return JSONResponse(body.model_dump(), status, headers, MEDIA_TYPE)
+    return JSONResponse(body_of(status, detail).model_dump(), status, headers, MEDIA_TYPE)
 
 
 def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -63,6 +67,8 @@ def status_of(error: ClipmillError) -> int:
     """Whose fault an error is: the request's, the video's or the server's."""
     if isinstance(error, Refusal):
         return error.status
+    if isinstance(error, TooLongError):
+        return 413  # its name depends on the version of Python
     if isinstance(error, VideoError):
         return HTTPStatus.BAD_REQUEST
     broken = isinstance(error, PluginError)
@@ -80,6 +86,12 @@ def install(app: FastAPI) -> None:
     async def routed(request: Request, error: HTTPException) -> Response:
         detail = f"got {request.method} {request.url.path}; /openapi.json tells what there is"
         return problem(error.status_code, detail, dict(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def unfit(request: Request, error: RequestValidationError) -> Response:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{where}: {fault['msg']}")
 
     @app.exception_handler(ClientDisconnect)
     async def left(request: Request, error: ClientDisconnect) -> Response:

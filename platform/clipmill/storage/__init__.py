@@ -7,6 +7,7 @@ nothing of videos, tars or tables.
 from clipmill.storage.files import (
     copy_range,
     exists,
+    is_folder,
     list_files,
     local,
     opened,
@@ -19,6 +20,7 @@ from clipmill.storage.files import (
     remove_folder,
     remove_parts,
     stamp,
+    stamps,
     writing,
 )
 from clipmill.storage.hold import holding
@@ -30,6 +32,7 @@ __all__ = [
     "copy_range",
     "exists",
     "holding",
+    "is_folder",
     "is_remote",
     "join",
     "list_files",
@@ -46,6 +49,7 @@ __all__ = [
     "remove_folder",
     "remove_parts",
     "stamp",
+    "stamps",
     "store_of",
     "writing",
 ]

@@ -63,7 +63,31 @@ def stamp(path: str) -> tuple[int, int]:
         info = store.get_file_info(inner)
         if info.type == fs.FileType.NotFound:
             raise FileNotFoundError(path)
-        return info.size if info.size is not None else -1, info.mtime_ns or 0
+        return _stamp_of(info)
+
+
+def is_folder(path: str) -> bool:
+    """Tell whether a path is a folder; a web server has none."""
+    if not is_remote(path):
+        return os.path.isdir(absolute(path))
+    if is_http(path):
+        return False
+    with _reading(path):
+        store, inner = store_of(path)
+        return bool(store.get_file_info(inner).type == fs.FileType.Directory)
+
+
+def stamps(path: str) -> dict[str, tuple[int, int]]:
+    """Return the stamp of a file, or of all files below a folder, by path; a store lists once."""
+    if not is_folder(path):
+        return {path: stamp(path)}
+    if not is_remote(path):
+        return {each: stamp(each) for each in list_files(path)}
+    return {each: _stamp_of(info) for each, info in sorted(_listed(path).items())}
+
+
+def _stamp_of(info: fs.FileInfo) -> tuple[int, int]:
+    return info.size if info.size is not None else -1, info.mtime_ns or 0
 
 
 def _web_stamp(path: str) -> tuple[int, int]:
@@ -94,6 +118,11 @@ def list_files(folder: str) -> list[str]:
     if not is_remote(folder):
         walk = os.walk(absolute(folder), onerror=_cannot_list)
         return sorted(os.path.join(at, name) for at, _, names in walk for name in names)
+    return sorted(_listed(folder))
+
+
+def _listed(folder: str) -> dict[str, fs.FileInfo]:
+    """What a store tells of all files below a folder, by path."""
     if is_http(folder):
         raise StorageError(
             f"{folder} is on a web server, which cannot be asked what it holds",
@@ -104,7 +133,7 @@ def list_files(folder: str) -> list[str]:
         store, inner = store_of(folder)
         infos = store.get_file_info(fs.FileSelector(inner, recursive=True))
     root = opened_store(folder)[1]
-    return sorted(inside(folder, info, root) for info in infos if info.is_file)
+    return {inside(folder, info, root): info for info in infos if info.is_file}
 
 
 def _cannot_list(error: OSError) -> None:

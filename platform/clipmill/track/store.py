@@ -4,8 +4,10 @@ Imports MLflow inside functions: it is slow to load. Knows nothing of what is ke
 """
 
 import contextlib
+import functools
 import logging
 import os
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -95,16 +97,28 @@ def store(uri: str) -> Iterator["MlflowClient"]:
 
 def _make(path: Path) -> None:
     """Make a database under another name: MLflow never mends one whose making was broken off."""
-    import mlflow
-
     new = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.new")
-    uri = f"{SQLITE}{new}"
     try:
-        mlflow.MlflowClient(uri, uri).search_experiments(max_results=1)
+        new.write_bytes(_empty(os.getcwd()))
         with contextlib.suppress(FileExistsError):  # another was quicker
             os.link(new, path)
     finally:
         new.unlink(missing_ok=True)
+
+
+@functools.cache
+def _empty(here: str) -> bytes:
+    """What is in a new database: MLflow takes seconds for it, so a process makes one alone.
+
+    The folder that it is made in is told in it, as where an experiment without a name has files.
+    """
+    import mlflow
+
+    with tempfile.TemporaryDirectory(prefix="clipmill-") as folder:
+        path = Path(folder, "mlflow.db")
+        uri = f"{SQLITE}{path}"
+        mlflow.MlflowClient(uri, uri).search_experiments(max_results=1)
+        return path.read_bytes()
 
 
 def _told(uri: str, error: "MlflowException") -> RegistryError:

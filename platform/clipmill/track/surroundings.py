@@ -3,6 +3,7 @@
 Plain data; what cannot be found out is left out and never fails a run. Knows no MLflow.
 """
 
+import functools
 import getpass
 import os
 import platform
@@ -56,6 +57,7 @@ def _git(*words: str, folder: str | None) -> str:
     return told.stdout.rstrip()
 
 
+@functools.cache  # half a second, and a process of many runs keeps what it began with
 def packages() -> dict[str, str]:
     """All installed packages by name, with their versions."""
     found = {each.name.lower(): each.version for each in distributions() if each.name}

@@ -88,7 +88,7 @@ def read(
         plugin = recipe.plugin()
         alike = plugin.model_dump_json()
         if alike not in fits:
-            fits[alike] = fitted(source, weights, plugin, catalog.classes)
+            fits[alike] = fitted(source, weights, plugin, plugin.class_names(catalog))
         sides.append(_side(protocol, recipe, fits[alike], shares, catalog, seeds))
     return Asked(source, catalog, tuple(sides), seeds, out)
 

@@ -10,7 +10,8 @@ from clipmill.video.index import PacketIndex, index_of, unpacked
 from clipmill.video.indexed import decode_indexed
 from clipmill.video.kept_flow import FlowMember, flow_bytes, flow_fault, flow_member, flow_step
 from clipmill.video.kept_masks import MASK_MEMBER, MaskMember, mask_fault, zipped_masks
-from clipmill.video.mask_source import check_masks, masks_of_record
+from clipmill.video.mask_json import plane_of
+from clipmill.video.mask_source import check_masks, is_mask_name, masks_of_record
 from clipmill.video.masks import MOST_CLASSES, VOID, Masks, no_masks
 from clipmill.video.motion import FLOW_STEPS_A_PIXEL, flow, motion_mask
 from clipmill.video.profile import PROFILES, Profile, Transcoded
@@ -53,11 +54,13 @@ __all__ = [
     "grid_frames",
     "has_sound",
     "index_of",
+    "is_mask_name",
     "log_mel",
     "mask_fault",
     "masks_of_record",
     "motion_mask",
     "no_masks",
+    "plane_of",
     "probe",
     "scaled_size",
     "sound_of",

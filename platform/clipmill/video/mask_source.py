@@ -1,32 +1,47 @@
 """Masks as others bring them: a picture for each frame of a video, and what of them is at fault.
 
-They come as PNGs in a folder or a zip, in the order of their names (frame 2 before frame 10), or
-as a video that was written without loss. Their pixels are those of the frames as shown upright.
-Knows neither records nor where files come from.
+They come as PNGs in a folder or a zip, in the order of their names (frame 2 before frame 10), as a
+video that was written without loss, or as COCO's JSON. Their pixels are those of the frames as shown
+upright. Knows neither records nor where files come from.
 """
 
+import lzma
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from av.video.frame import VideoFrame
 
 from clipmill.errors import VideoError
-from clipmill.video.facts import clockwise_rotation, first_frame, look_at_all, times
+from clipmill.video.facts import (
+    Look,
+    clockwise_rotation,
+    first_frame,
+    look_at_all,
+    look_at_packets,
+    times,
+)
 from clipmill.video.kept_masks import MaskHead, mask_member
+from clipmill.video.mask_json import is_json, read_drawn
 from clipmill.video.masks import VOID, Colours, Planes, PngReader, nearest, planes_of, turned
-from clipmill.video.source import decoded_frames, opened
+from clipmill.video.read import from_key_frames
+from clipmill.video.scan import scan
+from clipmill.video.source import Opened, decoded_frames, opened
 
 Numbers = npt.NDArray[np.int64]
 
 PICTURE_BYTES = 1 << 28  # of one PNG
 MOST_PICTURES = 1 << 20
+ROT = (zlib.error, lzma.LZMAError, OSError)  # what unpacking damaged data raises
 
 
 class MaskSource(Protocol):
@@ -67,19 +82,27 @@ class _Film:
 
     def __len__(self) -> int:
         with opened(self.path) as video:
+            if (table := scan(video, self.path)) is not None:
+                return len(table.shown)
+        with opened(self.path) as video:
             return sum(1 for _ in decoded_frames(video))
 
     def at(self, numbers: Sequence[int]) -> Iterator[Planes]:
         """Give some of them."""
-        wanted = iter(numbers)
-        number = next(wanted, None)
         with opened(self.path) as video:
-            for at, frame in enumerate(decoded_frames(video)):
-                if number is None:
-                    return
-                if at == number:
-                    yield planes_of(frame, "its mask video", self.colours)
-                    number = next(wanted, None)
+            for frame in self._frames(video, numbers) if len(numbers) else ():
+                yield planes_of(frame, "its mask video", self.colours)
+
+    def _frames(self, video: Opened, numbers: Sequence[int]) -> Iterator[VideoFrame]:
+        """From the key frames before them; from the beginning where the packets do not tell."""
+        if (table := scan(video, self.path)) is not None:
+            for _, frame in from_key_frames(video, table, np.asarray(numbers)):
+                yield frame
+            return
+        wanted = set(numbers)
+        with opened(self.path) as again:
+            shown = islice(decoded_frames(again), max(wanted) + 1)
+            yield from (frame for number, frame in enumerate(shown) if number in wanted)
 
 
 @contextmanager
@@ -92,24 +115,34 @@ def opened_masks(path: str, colours: Colours | None = None) -> Iterator[MaskSour
         with zipfile.ZipFile(path) as archive:
             names = _in_order(archive.namelist())
             yield _Pictures(names, lambda name: _unzipped(archive, name), colours)
+    elif is_json(path):
+        yield read_drawn(path, colours or {}, _by_numbers)
     else:
         yield _Film(path, colours)
 
 
 def _in_order(names: Sequence[str]) -> list[str]:
     """PNGs, by the numbers in their names; what others put beside them is passed over."""
-    kept = [name for name in names if name.lower().endswith(".png") and not _is_hidden(name)]
+    kept = [name for name in names if is_mask_name(name)]
     if len(kept) > MOST_PICTURES:
         raise VideoError(f"{len(kept)} masks", f"at most {MOST_PICTURES}", "cut the video")
-    return sorted(kept, key=lambda name: [_rank(part) for part in re.split(r"(\d+)", name)])
+    return sorted(kept, key=_by_numbers)
+
+
+def _by_numbers(name: str) -> tuple[list[tuple[int, str]], str]:
+    """What sorts by the numbers in names, and equal ones by the names."""
+    return [_rank(part) for part in re.split(r"(\d+)", name)], name
 
 
 def _rank(part: str) -> tuple[int, str]:
-    return (int(part), "") if part.isdecimal() else (-1, part)
+    digits = part.lstrip("0")  # by length, then by text, is by number, however long it is
+    return (len(digits), digits) if part.isdecimal() else (-1, part)
 
 
-def _is_hidden(name: str) -> bool:
-    return os.path.basename(name).startswith(".") or "__MACOSX" in name
+def is_mask_name(name: str) -> bool:
+    """Tell whether a file among masks is one, by its name."""
+    hidden = os.path.basename(name).startswith(".") or "__MACOSX" in name
+    return name.lower().endswith(".png") and not hidden
 
 
 def _unzipped(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -117,7 +150,7 @@ def _unzipped(archive: zipfile.ZipFile, name: str) -> bytes:
         raise VideoError(f"its mask {name} is too large", f"at most {PICTURE_BYTES} bytes")
     try:
         return archive.read(name)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, *ROT) as error:
         raise VideoError(f"its mask {name} cannot be read: {error}", "a whole zip") from error
 
 
@@ -134,12 +167,26 @@ class _Shown:
 
     @staticmethod
     def of(path: str) -> "_Shown":
+        """What decoding all of a video shows."""
         with opened(path) as video:
-            look = look_at_all(video)
-            rotation = clockwise_rotation(first_frame(video, look.first))
-            height, width = video.coded_size
-            size = (width, height) if rotation % 180 else (height, width)
-            return _Shown(times(video, look)[0], size, rotation)
+            return _Shown._seen(video, look_at_all(video))
+
+    @staticmethod
+    def by_packets(path: str, frames: int) -> "_Shown":
+        """The same without decoding where the packets tell it: each has its time, none is amiss."""
+        with opened(path) as video:
+            look = look_at_packets(video)
+            odd = look.stampless or look.hidden or look.damaged
+            if look.first is not None and not odd and len(look.stamps) == frames:
+                return _Shown._seen(video, look)
+        return _Shown.of(path)
+
+    @staticmethod
+    def _seen(video: Opened, look: Look) -> "_Shown":
+        rotation = clockwise_rotation(first_frame(video, look.first))
+        height, width = video.coded_size
+        size = (width, height) if rotation % 180 else (height, width)
+        return _Shown(times(video, look)[0], size, rotation)
 
     def upright(self, planes: Planes, number: int) -> Planes:
         """A mask with the frames' pixels; one of frames before they are turned is turned, too."""
@@ -182,11 +229,12 @@ def masks_of_record(
     colours: Colours | None = None,
 ) -> bytes:
     """Make the member of a record, by the times of the frames of the video that it shows."""
-    shown = _Shown.of(video)
-    middles = (shown.seconds[1:] + shown.seconds[:-1]) / 2
-    numbers = np.searchsorted(middles, times_seconds)
-    wanted, first = np.unique(numbers, return_index=True)
     with _words(), opened_masks(masks, colours) as given:
+        # That there is a mask for each frame was checked: as many packets are those frames.
+        shown = _Shown.by_packets(video, len(given))
+        middles = (shown.seconds[1:] + shown.seconds[:-1]) / 2
+        numbers = np.searchsorted(middles, times_seconds)
+        wanted, first = np.unique(numbers, return_index=True)
         upright = map(shown.upright, given.at(wanted.tolist()), wanted.tolist())
         pictures = zip(first.tolist(), (nearest(each, size) for each in upright), strict=True)
         return mask_member(pictures, MaskHead(len(numbers), *size))

@@ -1,9 +1,11 @@
-"""Single pictures as JPEG, for pages and reports. Knows nothing of videos."""
+"""Single pictures: to JPEG for pages and reports, and from files. Knows nothing of videos."""
 
 import numpy as np
+from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from clipmill.errors import UsageError, VideoError
+from clipmill.video.rgb import Crop, ToRgb
 
 
 def jpeg(frame_HWC: NDArray[np.uint8], quality: int = 80) -> bytes:
@@ -21,3 +23,27 @@ def jpeg(frame_HWC: NDArray[np.uint8], quality: int = 80) -> bytes:
             f"a picture of {shape[1]}x{shape[0]} cannot be a JPEG", "sides below 65,536"
         )
     return bytes(data)
+
+
+def pixels(data: bytes) -> NDArray[np.uint8]:
+    """Decode a picture file to RGB, upright as it says to be shown."""
+    import cv2
+
+    raw = np.frombuffer(data, np.uint8)
+    try:
+        found = cv2.imdecode(raw, cv2.IMREAD_COLOR) if len(raw) else None
+    except cv2.error:  # such as a size beyond its limit
+        found = None
+    if found is None:
+        raise VideoError("no picture that can be read", "a PNG, JPEG, BMP, WebP or TIFF file")
+    return np.ascontiguousarray(found[..., ::-1])
+
+
+def scaled(
+    frame_HWC: NDArray[np.uint8], short_side: int | None, crop: Crop | None
+) -> NDArray[np.uint8]:
+    """A picture scaled and cut as the frames of a video are."""
+    convert = ToRgb((frame_HWC.shape[0], frame_HWC.shape[1]), short_side, crop)
+    made: NDArray[np.uint8] = np.empty((*convert.size, 3), np.uint8)
+    convert.into(made[None], [0], VideoFrame.from_ndarray(frame_HWC, format="rgb24"))
+    return made

@@ -39,7 +39,7 @@ def decode_frames(
         assert video.pictures  # its first size is taken before packets change it
         table = scan(video, source)
         if table is not None:
-            found = _from_key_frames(video, table, numbers, rate)
+            found = from_key_frames(video, table, numbers, rate)
             return pictures(video, found, len(numbers), short_side, crop, out)
     with opened(source) as video:
         found = _from_the_beginning(video, numbers, rate)
@@ -69,9 +69,10 @@ def _past_the_end(video: Opened, number: int, count: int, rate: float | None) ->
     return VideoError(f"{video.name}: frame {number}{unit}", f"a number below {count}")
 
 
-def _from_key_frames(
-    video: Opened, table: Scan, numbers: Numbers, rate: float | None
+def from_key_frames(
+    video: Opened, table: Scan, numbers: Numbers, rate: float | None = None
 ) -> Iterator[Found]:
+    """Give frames as decoded, from the key frames before them, with their places in what is asked."""
     count = len(table.shown) if rate is None else table.ticks(rate)
     if numbers.max() >= count:
         raise _past_the_end(video, int(numbers.max()), count, rate)

@@ -18,7 +18,9 @@ from clipmill.video.source import Opened, Source, VideoPacket, opened, packets
 from clipmill.video.timing import clock_for, tick_count
 
 HELD_BYTES = 64 << 20  # up to this size the packets are kept in memory, not read twice
-ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "av1", "libdav1d", "mjpeg", "prores", "rawvideo"}
+ONE_FRAME_A_PACKET = set(
+    "h264 hevc vp9 av1 libdav1d mjpeg prores rawvideo ffv1 png huffyuv ffvhuff utvideo".split()
+)
 STAMPLESS_CONTAINERS = {"avi"}
 LONGEST_REORDERING = 32  # frames; a stamp further from its place is a broken clock
 

@@ -26,6 +26,12 @@ class Handwriting:
         at = int(rng.choice(np.flatnonzero(self.digits == digit)))
         return self.images[at], int(self.numbers[at])
 
+    def sample(self, rng: np.random.Generator, digit: int, turn: int) -> "Handwriting":
+        """Keep one sample of a digit alone, another one each turn until all have had theirs."""
+        order = rng.permutation(np.flatnonzero(self.digits == digit))
+        chosen = order[[turn % len(order)]]
+        return Handwriting(self.images[chosen], self.digits[chosen], self.numbers[chosen])
+
 
 def handwriting() -> dict[str, Handwriting]:
     """Give the handwriting of each split."""

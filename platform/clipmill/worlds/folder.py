@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import closing, contextmanager
@@ -61,6 +62,7 @@ class Planned:
     split: str
     label: int
     path: str  # below the world's folder
+    turn: int = 0  # how many videos of its label its split has before it
 
     def row(self, world: World, attributes: Attributes) -> dict[str, str | int | float]:
         """Give its row of the table."""
@@ -100,11 +102,14 @@ def plan(order: Order) -> list[Planned]:
     world = order.world()
     planned: list[Planned] = []
     for split, count in split_sizes(order.videos).items():
+        turns = Counter[int]()
         for _ in range(count):
             number = len(planned)
             label = number % max(1, len(world.classes))
             folder = f"{split}/{world.classes[label]}" if has_class(world) else split
-            planned.append(Planned(number, split, label, f"{folder}/{number:05d}.mp4"))
+            path = f"{folder}/{number:05d}.mp4"
+            planned.append(Planned(number, split, label, path, turns[label]))
+            turns[label] += 1
     return planned
 
 
@@ -215,11 +220,20 @@ class _Maker:
     def __call__(self, task: Sequence[Planned]) -> dict[int, Attributes]:
         return {video.number: self._make(video) for video in task}
 
+    def _writing(self, video: Planned) -> Handwriting:
+        """What a video may show: any sample of its split, or the one whose turn it is."""
+        order, writing = self.order, self.writing[video.split]
+        if not (videos := order.world().identity_videos):
+            return writing
+        told = [order.seed, *(crc32(name.encode()) for name in (order.name, video.split))]
+        rng = np.random.default_rng([*told, video.label])
+        return writing.sample(rng, video.label, video.turn // videos)
+
     def _make(self, video: Planned) -> Attributes:
         order = self.order
         rng = np.random.default_rng([order.seed, crc32(order.name.encode()), video.number])
         difficulty = DIFFICULTIES[order.difficulty]
-        writing = self.writing[video.split]
+        writing = self._writing(video)
         scene = order.world().render(rng, writing, video.label, order.size, difficulty)
         final = os.path.join(self.folder, video.path)
         if not os.path.exists(final):

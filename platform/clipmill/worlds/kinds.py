@@ -12,6 +12,7 @@ from clipmill.worlds.glyphs import (
     render_direction,
     render_switch,
 )
+from clipmill.worlds.identities import IDENTITY_VIDEOS, render_identities
 from clipmill.worlds.objects import MASK_CLASSES, render_objects
 from clipmill.worlds.scene import World
 from clipmill.worlds.sounding import MATCHES, render_av_joint, render_unlabelled
@@ -71,7 +72,7 @@ _ALL = (
         (),
         ("digit", "handwriting", "motion", "glyphs", "camera"),
         render_unlabelled,
-        format=2,
+        format=3,
     ),
     World(
         "objects",
@@ -80,6 +81,14 @@ _ALL = (
         ("glyphs", "digits", "camera"),
         render_objects,
         mask_classes=MASK_CLASSES,
+    ),
+    World(
+        "identities",
+        "whose handwriting sample it is, however it is seen: test has others than training",
+        tuple(str(digit) for digit in range(10)),
+        ("identity", "digit"),
+        render_identities,
+        identity_videos=IDENTITY_VIDEOS,
     ),
 )  # fmt: skip
 

@@ -31,7 +31,7 @@ class Difficulty:
     contrast: float  # of the ground, in grey levels
     glyph: tuple[float, float]  # shares of the frame's height
     speed: tuple[float, float]  # pixels a frame in a frame of 64
-    digits: int  # how many digits must be told apart where two senses are compared
+    digits: int  # how many digits must be told apart where a tone may be another digit's
     crowd: tuple[int, int]  # how many glyphs there are where there are several, from and to
     camera: float  # pixels a frame in a frame of 64, where it may move
 
@@ -92,6 +92,7 @@ class World:
     a_label_a_frame: bool = False
     mask_classes: tuple[str, ...] = ()  # what 1, 2, ... are called, where frames have masks
     format: int = 1  # of the pictures: what changes them changes this
+    identity_videos: int = 0  # of each handwriting sample, where a split shows some again and again
 
     @property
     def chance(self) -> float | None:

@@ -143,7 +143,10 @@ def _falling(
 
 
 def _telling_sound(rng: Rng, body: Body, size: int) -> Floats:
-    """Sound what is seen: the digit by pitch, height by glide, speed by loudness, turns by knocks."""
+    """Sound what is seen: height and digit by pitch, speed by loudness, turns by knocks.
+
+    Height is the larger part of pitch: what is seen without knowing any digit tells most of it.
+    """
     centres, heights = body.centres, body.heights
     samples = np.arange(SAMPLES) / AUDIO_RATE
     frame_seconds = np.arange(FRAMES) / FPS
@@ -153,7 +156,7 @@ def _telling_sound(rng: Rng, body: Body, size: int) -> Floats:
 
     velocity = np.gradient(centres, axis=0)
     moving = np.hypot(*velocity.T) + np.abs(np.gradient(heights))
-    octaves = body.digit / 5 + 0.5 * np.cos(2 * np.pi * centres[:, 0] / size)
+    octaves = body.digit / 8 + 0.8 * np.cos(2 * np.pi * centres[:, 0] / size)
     loudness = 0.04 + 0.2 * np.minimum(1, moving * REFERENCE_SIZE / size / 2.5)
     sound = draw.tone(220 * 2 ** at_samples(octaves), at_samples(loudness))
     jolt = np.hypot(*np.gradient(velocity, axis=0).T) * REFERENCE_SIZE / size

@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 
 from clipmill import storage, video
 from clipmill.errors import SourceError, UsageError
-from clipmill.ingest.layouts.fields import NAMES, Row
+from clipmill.ingest.layouts.fields import NAMES, NO_CLASSES, Row
 from clipmill.ingest.layouts.listing import Listing, Options
 from clipmill.ingest.sources import Source
 
+JSON = ".json"  # what masks in COCO's JSON end with
 TODO = "save it as CSV, TSV or JSONL in UTF-8, or as Parquet"
 
 CELL_BYTES = 16 << 20  # spans and boxes of a long video are one cell
@@ -53,6 +54,10 @@ def _source(root: str, row: Row) -> Source:
         wanted = f"those of 1, 2, ... in the masks, 1 to {video.MOST_CLASSES} as a|b"
         row.fault("mask_classes", f"names {len(classes)} classes", wanted)
     row.take("masks")
+    if masks and masks.lower().endswith(JSON):
+        if colours:
+            row.fault("mask_classes", "are painted", "names alone, as those of categories in JSON")
+        colours = {**NO_CLASSES, **{name: at for at, name in enumerate(classes, 1)}}
     source = row.source(_path(root, row, "path"))
     if not has_masks:
         return source

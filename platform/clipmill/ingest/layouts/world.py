@@ -9,11 +9,11 @@ import io
 from clipmill import storage
 
 MARK, TABLE = "world.json", "videos.csv"
-NOT_IN_FOLDERS = {"spans", "masks"}  # columns that no folder has a name for
+NOT_IN_FOLDERS = {"spans", "masks", "identity"}  # columns that no folder has a name for
 
 
 def table_of(source: str) -> str | None:
-    """The table of a world whose classes are of frames or of pixels, if the folder is one."""
+    """The table of a world that tells more than classes of videos, if the folder is one."""
     path = storage.join(source, TABLE)
     if not (storage.exists(storage.join(source, MARK)) and storage.exists(path)):
         return None

@@ -1,0 +1,119 @@
+"""Parts answered by actors on a Ray cluster: a model each, two parts at once, so that none waits.
+
+A lost actor is replaced, and its parts are begun again. Knows neither files nor what a row is.
+"""
+
+from collections import Counter, deque
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from clipmill import cluster, infer
+from clipmill.bulk.asking import Asked, asked_of
+from clipmill.errors import ClipmillError, RunError
+from clipmill.evaluate import work
+from clipmill.evaluate.work import Answered
+from clipmill.infer import Model, Packed
+from clipmill.plan import Plan
+
+AT_ONCE = 2  # parts of an actor: while one ends, clips of the next are decoded
+MOST_LOSSES = 2  # of actors, for each part they had
+
+
+class Worker:
+    """Holds a model, and answers parts of its plan."""
+
+    def __init__(self, packed: Packed, plan: Plan, asked: Asked, feeds: int) -> None:
+        self.model = infer.unpacked(packed).to(infer.device())
+        # Before its threads do so one after another: with others, sums differ in their last bits.
+        torch.set_num_threads(self.model.recipe.train.threads)
+        self.plan, self.feeds = plan, feeds
+        self.question = asked_of(self.model, asked)
+
+    def answer(self, pieces: Sequence[range]) -> list[Answered]:
+        """Answer one part."""
+        return list(
+            work.answered(
+                self.model, self.plan, pieces, "ray", question=self.question, feeds=self.feeds
+            )
+        )
+
+
+def answered(
+    model: Model, plan: Plan, asked: Asked, parts: Mapping[int, Sequence[range]], workers: int
+) -> Generator[tuple[int, list[Answered]]]:
+    """Answer parts, in the order in which they are done."""
+    import ray
+
+    workers = min(workers, len(parts))
+    given = ray.put(infer.packed(model)), ray.put(replace(plan)), asked, AT_ONCE * workers
+    made = _Pool(given, workers, deque(parts))
+    try:
+        yield from made.results(parts)
+    finally:
+        for actor in made.actors:
+            ray.kill(actor)
+
+
+@dataclass
+class _Pool:
+    given: tuple[Any, ...]
+    workers: int
+    todo: deque[int]
+    actors: list[Any] = field(default_factory=list)
+    going: dict[Any, tuple[Any, int]] = field(default_factory=dict)  # by reference: actor, part
+    lost: Counter[int] = field(default_factory=Counter)
+
+    def results(
+        self, parts: Mapping[int, Sequence[range]]
+    ) -> Generator[tuple[int, list[Answered]]]:
+        import ray
+        from ray import exceptions as faults
+
+        for _ in range(self.workers):
+            self._hire()
+        self._hand_out(parts)
+        while self.going:
+            reference: Any = ray.wait(list(self.going), num_returns=1)[0][0]
+            actor, number = self.going.pop(reference)
+            try:
+                yield number, ray.get(reference)
+            except faults.RayTaskError as error:
+                cause = getattr(error, "cause", None)
+                raise (cause if isinstance(cause, ClipmillError) else error) from error
+            except faults.RayActorError as error:
+                self._replace(actor, number, error)
+            self._hand_out(parts)
+
+    def _hire(self) -> None:
+        import ray
+
+        made = ray.remote(Worker).options(
+            # The CPUs are for decoding, which is done in tasks of its own.
+            num_cpus=0, num_gpus=cluster.gpu_share(self.workers), max_concurrency=AT_ONCE,
+            scheduling_strategy="SPREAD",
+        )  # fmt: skip
+        self.actors.append(made.remote(*self.given))
+
+    def _hand_out(self, parts: Mapping[int, Sequence[range]]) -> None:
+        load = Counter(id(actor) for actor, _ in self.going.values())
+        for _ in range(AT_ONCE):
+            for actor in self.actors:
+                if self.todo and load[id(actor)] < AT_ONCE:
+                    number = self.todo.popleft()
+                    self.going[actor.answer.remote(parts[number])] = actor, number
+                    load[id(actor)] += 1
+
+    def _replace(self, actor: Any, number: int, error: Exception) -> None:
+        self.lost[number] += 1
+        if self.lost[number] > MOST_LOSSES:
+            raise RunError(
+                f"workers die with the clips of one part: {error}", "workers that live",
+                "see Ray's logs; what is finished is kept, and the same command goes on",
+            ) from error  # fmt: skip
+        self.todo.appendleft(number)
+        if actor in self.actors:
+            self.actors.remove(actor)
+            self._hire()

@@ -1,0 +1,81 @@
+"""What a job prints, as it prints it, through connections that break.
+
+Knows nothing of what it means, but that the last line may be a JSON object.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import ClientError
+
+from clipmill.errors import RunError
+from clipmill.jobs.head import Head
+
+LOOK_SECONDS = 1.0
+PATIENCE_SECONDS = 60.0  # for a head that does not answer
+KEPT_CHARACTERS = 1 << 22
+
+
+class Printed:
+    """What was printed so far: told on, counted, and its end kept."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.write, self.count, self.end = write, 0, ""
+
+    def add(self, text: str) -> None:
+        """Tell more of it."""
+        self.write(text)
+        self.count += len(text)
+        self.end = (self.end + text)[-KEPT_CHARACTERS:]
+
+
+def follow(there: Head, job: str, write: Callable[[str], None]) -> str:
+    """Tell all that a job prints until it has ended; give the end of it."""
+    printed, silent_since = Printed(write), None
+    while True:
+        try:
+            is_over = there.client.get_job_info(job).status.is_terminal()
+            silent_since = None
+            if is_over:
+                printed.add(there.client.get_job_logs(job)[printed.count :])
+                return printed.end
+            asyncio.run(_tail(there, job, printed))
+        except (OSError, RuntimeError, ClientError) as error:  # a connection that broke
+            if "404" in str(error):
+                raise
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since > PATIENCE_SECONDS:
+                raise RunError(
+                    f"{there.address} does not answer any more: {error}",
+                    "a head that does",
+                    f"{job} may go on: `clipmill jobs logs {job} --follow`",
+                ) from error
+        time.sleep(LOOK_SECONDS)
+
+
+async def _tail(there: Head, job: str, printed: Printed) -> None:
+    """Tell what is new until the job ends or the connection does; a tail begins at the beginning."""
+    logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
+    at = 0
+    async for text in there.client.tail_job_logs(job):
+        fresh = text[max(0, printed.count - at) :]
+        at += len(text)
+        if fresh:
+            printed.add(fresh)
+
+
+def last_object(text: str) -> dict[str, Any] | None:
+    """The last line that is a JSON object, where there is one."""
+    for line in reversed(text.splitlines()):
+        if line.startswith("{"):
+            try:
+                found = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(found, dict):
+                return found
+    return None

@@ -1,0 +1,29 @@
+"""What a server takes: how large, how long, how many at once, how slowly. Knows no requests."""
+
+import os
+from dataclasses import dataclass, field
+
+from clipmill import jail
+from clipmill.viewing import Bounds
+
+CORES = os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The limits of a server; what is above them is refused, and told so."""
+
+    max_bytes: int = 200 << 20  # of a video
+    max_batch_bytes: int = 400 << 20  # of all videos of a batch
+    batch_videos: int = 32
+    pictures: int = 16
+    decoders: int = CORES
+    waiting: int = 16 * CORES  # that are whole and have no decoder yet
+    receiving: int = 256  # that are still on their way here, or wait
+    idle_seconds: float = 20.0  # between two pieces of an upload
+    grace_seconds: float = 20.0  # before its speed counts
+    least_bytes_a_second: int = 16 << 10
+    head_seconds: float = 20.0  # for the head of a request
+    connections: int = 1024
+    bounds: Bounds = field(default_factory=Bounds)
+    cell: jail.Limits = field(default_factory=lambda: jail.Limits(memory_bytes=1 << 30))

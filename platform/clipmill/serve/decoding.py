@@ -1,0 +1,131 @@
+"""So many killable processes that decode what strangers send, each with limits, kept warm.
+
+A hostile video costs its own request, and at the most one process, which comes again. Knows
+neither networks nor requests.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Protocol
+
+from clipmill import viewing
+from clipmill.errors import ClipmillError, TooLongError, VideoError
+from clipmill.jail import Jail, JailError
+from clipmill.serve.allowed import Allowed
+from clipmill.viewing import Asked, Looks
+
+TARGET = "clipmill.viewing:decode"
+MOST_CALLS = 1000  # of one process: what it has leaked, or what took it over, ends with it
+LEFT_SECONDS = 1.0  # that work nobody waits for may go on, before its process is killed
+
+log = logging.getLogger("clipmill.serve")
+
+
+class Readable(Protocol):
+    """An uploaded file."""
+
+    def read(self) -> bytes:
+        """All of it."""
+
+
+class Decoders:
+    """Decodes as many videos at once as there are processes; the next waits its turn."""
+
+    def __init__(self, allowed: Allowed, died: Callable[[], None] = lambda: None) -> None:
+        self._allowed, self._died = allowed, died
+        cells = range(allowed.decoders)
+        self._jails = [Jail(TARGET, allowed.cell, what="the decoder") for _ in cells]
+        self._free = list(self._jails)
+        self._calls = dict.fromkeys(self._jails, 0)
+        self._slots = asyncio.Semaphore(allowed.decoders)
+        self._threads = ThreadPoolExecutor(allowed.decoders, thread_name_prefix="clipmill-decode")
+        self.seconds = 0.5  # that a video takes, on a running average
+        self.busy = 0
+        self._warm: dict[str, Any] = {}
+        self._is_closed = False
+
+    def warm(self, looks: Looks) -> None:
+        """Start every process, and have it load what this model needs."""
+        self._warm = viewing.request(looks, self._allowed.bounds, "warm")
+        list(self._threads.map(lambda jail: jail.call(self._warm), self._jails))
+
+    def close(self) -> None:
+        """End all processes, whatever they do."""
+        self._is_closed = True
+        for jail in self._jails:
+            jail.interrupt()
+        self._threads.shutdown(wait=True)
+        for jail in self._jails:
+            jail.close()
+
+    async def decode(self, looks: Looks, kind: str, files: Sequence[Readable]) -> Asked:
+        """Wait for a process, and have it decode what the model wants to see.
+
+        Cancelled, it gives the process back as soon as that is done, or killed.
+        """
+        await self._slots.acquire()
+        loop, jail = asyncio.get_running_loop(), self._free.pop()
+        self.busy += 1
+        future = loop.run_in_executor(self._threads, self._decoded, jail, looks, kind, files)
+        future.add_done_callback(lambda done: self._give_back(jail, done))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            loop.call_later(LEFT_SECONDS, self._interrupt, jail, future)
+            raise
+
+    def _give_back(self, jail: Jail, done: "asyncio.Future[Asked]") -> None:
+        failed = None if done.cancelled() else done.exception()  # whoever waits sees it, too
+        if failed is None or not isinstance(failed.__cause__, JailError) or self._is_closed:
+            self._freed(jail)
+            return
+        # The next request shall not pay for a new process; this one has its answer by now.
+        loop = asyncio.get_running_loop()
+        revived = loop.run_in_executor(self._threads, self._revive, jail)
+        revived.add_done_callback(lambda _: self._freed(jail))
+
+    def _freed(self, jail: Jail) -> None:
+        self.busy -= 1
+        self._free.append(jail)
+        self._slots.release()
+
+    def _revive(self, jail: Jail) -> None:
+        with suppress(ClipmillError):
+            jail.call(self._warm)
+
+    def _interrupt(self, jail: Jail, future: "asyncio.Future[Asked]") -> None:
+        if not future.done():
+            jail.interrupt()
+
+    def _decoded(self, jail: Jail, looks: Looks, kind: str, files: Sequence[Readable]) -> Asked:
+        bounds, began = self._allowed.bounds, time.monotonic()
+        self._calls[jail] += 1
+        if self._calls[jail] % MOST_CALLS == 0:
+            jail.close()
+        try:
+            request = viewing.request(looks, bounds, kind)
+            self._warm = {**request, "kind": "warm"}
+            plain, blobs = jail.call(request, [file.read() for file in files])
+        except JailError as error:
+            self._died()
+            log.info("%s", error)
+            raise told(error) from error
+        finally:
+            self.seconds += 0.1 * (time.monotonic() - began - self.seconds)
+        return viewing.received(looks, bounds, plain, blobs)
+
+
+def told(error: JailError) -> VideoError:
+    """What the end of a process says about the video that it decoded."""
+    what, *_ = [str(arg) for arg in error.args]
+    if error.cause == "time":
+        return TooLongError(what, "a video that decodes sooner", "cut it, or make it smaller")
+    if error.cause == "memory":
+        return TooLongError(what, "smaller pictures", "scale it down")
+    return VideoError(
+        "the decoder came to no good end", "a whole video file", "check that it plays"
+    )

@@ -1,0 +1,165 @@
+"""Mask R-CNN: boxes that are proposed, and of each its class and its mask; one thing beside another.
+
+He et al., "Mask R-CNN", 2017. In a video a thing keeps its number from frame to frame. A thing is
+what a class and a number of stored masks mark together; void is nothing and is not measured.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from clipmill.errors import PluginError
+from clipmill.plugin import (
+    Augmentation,
+    Catalog,
+    Decoded,
+    Info,
+    Meter,
+    Plugin,
+    Sample,
+    Takes,
+    View,
+)
+from clipmill_segment.meters import VOID
+from clipmill_segment.segmenter import check_mixers, without_masks
+
+if TYPE_CHECKING:
+    import torch
+
+LEAST_SIDE = 32  # of a frame: the coarsest map of the backbone is a 32nd of it
+
+
+class MaskRCNN(Plugin):
+    """Finds things, one by one: a box, a class, a score and a mask of each."""
+
+    name: ClassVar[str] = "mask_rcnn"
+    family: ClassVar[str] = "segment"
+    labels: ClassVar[str] = "masks"
+    paper: ClassVar[str] = "He et al., Mask R-CNN, 2017"
+    metric: ClassVar[str] = "mask_ap"
+    higher_is_better: ClassVar[bool] = True
+    small: ClassVar[Mapping[str, Any]] = {
+        "backbone": "resnet18", "width": 0.25, "size": 64, "resize": 64, "anchor": 8.0,
+        "proposals": 32, "regions": 32, "detections": 8, "learning_rate": 0.002, "weight_decay": 0.0,
+    }  # fmt: skip
+
+    backbone: str = Field(
+        "resnet50", description="any convolutional network of torchvision with stages"
+    )
+    weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
+    width: float = Field(1.0, gt=0, le=4, description="multiplies the network's channels")
+    rate: float = Field(5.0, gt=0, description="frames a second")
+    size: int = Field(512, ge=LEAST_SIDE, description="height and width of the frames, in pixels")
+    resize: int = Field(576, ge=LEAST_SIDE, description="short side before the crop, in pixels")
+    augment: tuple[Augmentation, ...] = Field(
+        ("crop", "flip"), description="what the masks go along with"
+    )
+    pooling: Literal["align", "pool"] = Field(
+        "align",
+        description="how a region becomes 7 x 7 and 14 x 14: RoIAlign (bilinear), or RoIPool (maxima of whole pixels)",
+    )
+    anchor: float = Field(
+        32.0,
+        gt=0,
+        description="side of the smallest anchors, in pixels; each coarser map doubles it",
+    )
+    proposals: int = Field(1000, ge=1, description="regions that are looked at; twice in training")
+    regions: int = Field(512, ge=4, description="regions of a frame that teach the heads")
+    detections: int = Field(100, ge=1, description="things of a frame that are told, at most")
+    sure: float = Field(
+        0.5, gt=0, lt=1, description="score from which on a thing gets a number through the video"
+    )
+    patience: int = Field(
+        10, ge=0, description="frames that a thing may be hidden in, and keep its number"
+    )
+
+    @field_validator("augment")
+    @classmethod
+    def _keeps_the_masks(cls, augment: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
+        return check_mixers(augment)
+
+    def views(self) -> Mapping[str, View]:
+        """One frame with its classes and things."""
+        view = View(
+            streams=("rgb", "mask", "instances"), frames=1, rate=self.rate, size=self.size,
+            resize=self.resize, augment=self.augment,
+        )  # fmt: skip
+        return {"train": view, "test": view}
+
+    def class_names(self, catalog: Catalog) -> tuple[str, ...]:
+        """The classes of the masks."""
+        return catalog.mask_classes
+
+    def unfit(self, catalog: Catalog) -> Mapping[str, NDArray[np.bool_]]:
+        """Those without masks; where none has any, the plan tells it."""
+        return without_masks(catalog)
+
+    def sample(self, decoded: Decoded, rng: np.random.Generator) -> Sample:
+        """The frame with its masks."""
+        return {name: np.asarray(array) for name, array in decoded.streams[0].items()}
+
+    def build(self, info: Info) -> "torch.nn.Module":
+        """Make the network of the ground and the classes of the masks."""
+        if not info.classes:
+            raise PluginError(
+                f"{self.name} without classes of masks",
+                "the names of what masks show",
+                "ingest a table with the columns masks and mask_classes",
+            )
+        from clipmill_classify.frames import FrameEncoder
+        from clipmill_segment.mask_rcnn_network import Fields, MaskRcnnNetwork
+
+        weights = None if info.restored else self.weights
+        encoder = FrameEncoder(self.backbone, self.size, self.width, weights)
+        fields = Fields(**{name: getattr(self, name) for name in Fields._fields})
+        return MaskRcnnNetwork(encoder, len(info.classes) + 1, fields)
+
+    def answer(self, outputs: Sequence[Mapping[str, NDArray[Any]]], takes: Takes) -> dict[str, Any]:
+        """The things of each frame with their numbers; beside them what is true, where it is known."""
+        from clipmill_segment.things import found, marked
+
+        numbers = takes.first[:, 0].tolist()
+        told = [found(output) for output in outputs]
+        self._follow(told, [output["thing_looks"] for output in outputs], takes.crop.tolist())
+        answer = {"frames": numbers, "things": _listed(told, numbers)}
+        if any((np.asarray(output.get("truth", VOID)) != VOID).any() for output in outputs):
+            true = [marked(output["truth"], output["true_things"]) for output in outputs]
+            answer["truth"] = _listed(true, numbers)
+        return answer
+
+    def _follow(
+        self,
+        told: Sequence[Sequence[dict[str, Any]]],
+        looks: Sequence[NDArray[Any]],
+        crops: Sequence[int],
+    ) -> None:
+        """Number the things that are sure, the same one alike in all frames of one place."""
+        from clipmill_segment.following import Follower
+
+        numbers = itertools.count(1)
+        followers = {crop: Follower(self.patience, numbers) for crop in set(crops)}
+        for frame, looks_ND, crop in zip(told, looks, crops, strict=True):
+            places = [at for at, thing in enumerate(frame) if thing["score"] >= self.sure]
+            boxes_N4 = np.array([frame[at]["box"] for at in places], np.float64).reshape(-1, 4)
+            ids = followers[crop].step(boxes_N4, looks_ND[places])
+            for at, number in zip(places, ids, strict=True):
+                frame[at]["id"] = number
+
+    def meter(self) -> Meter:
+        """What measures things."""
+        from clipmill_segment.things_meter import ThingsMeter
+
+        return ThingsMeter()
+
+
+def _listed(frames: Sequence[Sequence[dict[str, Any]]], numbers: Sequence[int]) -> list[Any]:
+    """The things of all frames in one list; `at` is the place of a thing's frame among the frames."""
+    return [
+        {"at": at, "frame": number, **thing}
+        for at, (number, frame) in enumerate(zip(numbers, frames, strict=True))
+        for thing in frame
+    ]

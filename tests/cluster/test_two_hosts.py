@@ -1,0 +1,99 @@
+"""A cluster of two hosts with a token: ingest, and a run whose cable is pulled in mid-epoch."""
+
+import hashlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from clipmill import api, catalog, ingest, launch
+from clipmill import plan as plans
+from clipmill.checkpoint import Keeper
+from tiny import run_recipe, write_videos
+
+pytest_plugins = ["hosts"]
+
+CLI = (sys.executable, "-c", "from clipmill.cli import main; main()")
+PATIENCE_SECONDS = 200
+EVERY = 3  # steps between checkpoints, as run_recipe has it
+
+
+class Run:
+    """A run on the hosts, started from the head."""
+
+    def __init__(self, hosts: Any, recipe: dict[str, Any], file: Path) -> None:
+        self.home = launch.Folder(str(Path(recipe["run"]["folder"]) / recipe["run"]["name"]))
+        self.head = hosts.head
+        file.write_text(yaml.safe_dump(recipe))
+        words = (*CLI, "train", str(file), "--address", hosts.address)
+        self.process = hosts.head.start(*words)
+
+    def wait_until(self, happened: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not happened():
+            assert self.process.poll() is None, f"it ended: {self.head.told()}"
+            assert time.monotonic() < deadline, f"nothing happened: {self.head.told()}"
+            time.sleep(0.05)
+
+    def steps(self) -> list[int]:
+        return [row["step"] for row in launch.read_metrics(self.home.metrics)]
+
+    def step(self) -> int:
+        return max(self.steps(), default=0)
+
+    def attempts(self) -> list[tuple[int, int]]:
+        """Its starts: on how many workers, from which step on."""
+        rows = launch.read_metrics(self.home.attempts)
+        return [(row["workers"], row["step"]) for row in rows]
+
+
+def digest_of(recipe: dict[str, Any], steps: int) -> str:
+    """The running digest of the takes of so many steps, from the plan alone."""
+    plan = plans.make(api.recipe(recipe, ()), "train")
+    told, digest = plan.digests(plan.at(0, steps * plan.batch)), bytes(32)
+    for first in range(0, len(told), plan.batch):
+        digest = hashlib.sha256(digest + b"".join(told[first : first + plan.batch])).digest()
+    return digest.hex()
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_cable_pulled_and_put_back_costs_no_take(hosts: Any, tmp_path: Path) -> None:
+    no_token = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": ""}
+    asked = hosts.worker.ray("health-check", "--address", hosts.address)
+    assert hosts.worker.run(*asked) == 0
+    assert hosts.worker.run(*asked, **no_token) != 0, "a stranger got in"
+
+    write_videos(tmp_path / "videos")
+    data = str(tmp_path / "data")
+    words = (*CLI, "ingest", str(tmp_path / "videos"), "--out", data)
+    assert hosts.head.run(*words, RAY_ADDRESS=hosts.address) == 0, hosts.head.told()
+    assert len(catalog.load(data)) == 34 and ingest.verify(data) == []
+
+    plain = run_recipe(data, tmp_path, "two", steps=100_000, workers=2, min_workers=1)
+    run = Run(hosts, plain, tmp_path / "recipe.yaml")
+    run.wait_until(lambda: run.step() > 2 * EVERY)
+    assert hosts.head.trains() and hosts.worker.trains(), "not on both hosts"
+    hosts.cut()
+    run.wait_until(lambda: len(run.attempts()) > 1 and run.step() > run.attempts()[-1][1] + EVERY)
+    (before, _), *_, (alone, resumed) = run.attempts()
+    assert (before, alone) == (2, 1) and resumed >= EVERY
+
+    hosts.worker.halt()
+    hosts.mend()
+    hosts.begin_worker()
+    run.wait_until(lambda: run.attempts()[-1][0] == 2)
+    again = run.attempts()[-1][1]
+    run.wait_until(lambda: run.step() > again + EVERY)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.process.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM, hosts.head.told()
+    state = json.loads(Path(Keeper(run.home.path).last() or "", "state.json").read_text())
+    assert state["step"] > again >= resumed
+    assert state["takes_sha256"] == digest_of(plain, state["step"])
+    assert run.steps() == list(range(1, state["step"] + 1))

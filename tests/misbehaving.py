@@ -1,0 +1,55 @@
+"""Plugins that do what none should. Light: decode workers that they end import it again and again."""
+
+import os
+import signal
+
+import numpy as np
+
+from clipmill.plugin import Decoded, Sample
+from clipmill_classify.single_frame import SingleFrame
+
+
+class Crashing(SingleFrame):
+    """Ends the process that decodes one of its records."""
+
+    bad: str = ""
+
+    def sample(self, decoded: Decoded, rng: np.random.Generator) -> Sample:
+        """Crash on the bad one."""
+        if decoded.records[0]["key"] == self.bad:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().sample(decoded, rng)
+
+
+class Suicidal(SingleFrame):
+    """Ends every process that decodes."""
+
+    def sample(self, decoded: Decoded, rng: np.random.Generator) -> Sample:
+        """Crash."""
+        os.kill(os.getpid(), signal.SIGSEGV)
+        raise AssertionError
+
+
+class Failing(SingleFrame):
+    """Has a bug."""
+
+    def sample(self, decoded: Decoded, rng: np.random.Generator) -> Sample:
+        """Fail."""
+        raise ZeroDivisionError("a bug")
+
+
+class Unjoined(SingleFrame):
+    """Samples of many lengths that nothing joins."""
+
+    def sample(self, decoded: Decoded, rng: np.random.Generator) -> Sample:
+        """As many numbers as chance wants."""
+        return {"numbers": np.ones(int(rng.integers(1, 9)))}
+
+
+class Ragged(Unjoined):
+    """Samples of many lengths."""
+
+    def collate(self, samples: list[Sample]) -> Sample:  # type: ignore[override]
+        """Put all one behind the other, with their lengths."""
+        numbers = [sample["numbers"] for sample in samples]
+        return {"numbers": np.concatenate(numbers), "lengths": np.array([len(n) for n in numbers])}

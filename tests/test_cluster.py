@@ -1,0 +1,58 @@
+"""The Ray to work on: who has no token is let into none, and is told so in a line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+JOIN = """
+import sys
+from clipmill import cluster
+from clipmill.errors import ClipmillError
+try:
+    with cluster.session(sys.argv[1]):
+        print("in")
+except ClipmillError as error:
+    print(error)
+"""
+
+OWN = """
+import os
+from clipmill import cluster
+with cluster.session():
+    import ray
+    print(ray.get_runtime_context().gcs_address, len(os.environ["RAY_AUTH_TOKEN"]))
+    import subprocess, sys
+    stranger = {**os.environ, "RAY_AUTH_TOKEN": "x" * 64}
+    print(subprocess.run([sys.executable, "-c", sys.argv[1], ray.get_runtime_context().gcs_address],
+                         env=stranger, capture_output=True, text=True).stdout)
+"""
+
+
+def told(home: Path, *words: str) -> list[str]:
+    """Run a script as someone who has no token, here or at home."""
+    own = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+    asked = [sys.executable, "-c", *words]
+    ran = subprocess.run(asked, env=own | {"HOME": str(home)}, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.splitlines()
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_who_has_no_token_is_told_so_in_a_line(tmp_path: Path) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    (line,) = told(tmp_path, JOIN, address)
+    assert f"the Ray at {address} lets nobody in without its token" in line
+    assert "RAY_AUTH_TOKEN_PATH" in line
+
+
+@pytest.mark.slow
+def test_a_local_ray_has_a_token_of_its_own_and_leaves_none_at_home(tmp_path: Path) -> None:
+    own, stranger = filter(None, told(tmp_path, OWN, JOIN))
+    assert own.split()[1] == "64"
+    assert "no Ray at" in stranger and "it hangs up on who has another token" in stranger
+    assert list(tmp_path.rglob("*token*")) == []

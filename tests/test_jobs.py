@@ -1,0 +1,227 @@
+"""Jobs: what is shipped and under which name, the script that runs it, addresses, tokens, faults."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipmill import api
+from clipmill.errors import ClipmillError, RecipeError, RunError, StorageError, UsageError
+from clipmill.jobs import follow, head, order, wheels
+
+FILES = {"mine/__init__.py": b"VALUE = 1\n", "mine/deep/data.bin": b"\0\1"}
+
+
+# --- wheels
+
+
+def test_a_wheel_of_the_same_content_is_the_same_and_of_another_has_another_name(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a").mkdir()
+    one = wheels.pack("my-mine", "1.2", FILES, "", str(tmp_path))
+    same = wheels.pack(
+        "my-mine", "1.2+local", dict(reversed(FILES.items())), "", str(tmp_path / "a")
+    )
+    assert Path(one.path).read_bytes() == Path(same.path).read_bytes()
+    assert Path(one.path).name == f"my_mine-{one.version}-py3-none-any.whl"
+    other = wheels.pack(
+        "my-mine", "1.2", {**FILES, "mine/__init__.py": b"VALUE = 2\n"}, "", str(tmp_path)
+    )
+    assert other.version != one.version and other.version.startswith("1.2+g")
+
+
+@given(st.dictionaries(st.text("ab/", min_size=1), st.binary(max_size=3), max_size=3), st.data())
+def test_no_change_keeps_the_hash(files: dict[str, bytes], data: st.DataObject) -> None:
+    before = wheels.content_hash(files, "")
+    name, value = data.draw(st.text("abc/", min_size=1)), data.draw(st.binary(max_size=4))
+    if files.get(name) != value:
+        assert wheels.content_hash({**files, name: value}, "") != before
+    assert wheels.content_hash(files, "points") != before
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A plugin package of someone else, found as an editable install would be."""
+    site = tmp_path / "site"
+    (site / "mine" / "__pycache__").mkdir(parents=True)
+    (site / "mine" / "__init__.py").write_text("raise RuntimeError('not to be imported')\n")
+    (site / "mine" / "__pycache__" / "x.pyc").write_bytes(b"old")
+    about = site / "mine-0.3.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 0.3\n")
+    (about / "entry_points.txt").write_text("[clipmill.plugins]\nmine = mine:Mine\n")
+    monkeypatch.syspath_prepend(str(site))
+    return site / "mine" / "__init__.py"
+
+
+def test_the_platform_and_every_plugin_package_are_shipped(stranger: Path, tmp_path: Path) -> None:
+    made = {wheel.name: wheel for wheel in wheels.make(str(tmp_path))}
+    assert {"clipmill", "mine"} <= made.keys()
+    with zipfile.ZipFile(made["mine"].path) as archive:
+        names = set(archive.namelist())
+        about = f"mine-{made['mine'].version}.dist-info"
+        assert names == {
+            "mine/__init__.py", *(f"{about}/{name}" for name in ("METADATA", "WHEEL", "RECORD")),
+            f"{about}/entry_points.txt",
+        }  # fmt: skip
+    with zipfile.ZipFile(made["clipmill"].path) as archive:
+        names = set(archive.namelist())
+        inner = archive.read(f"clipmill-{made['clipmill'].version}.dist-info/METADATA").decode()
+    assert {
+        "clipmill/cli/app.py",
+        "clipmill_classify/c3d.py",
+        "clipmill/pipelines/demo_c3d.yaml",
+    } <= names
+    assert "Requires-Dist" not in inner  # what it would download, on every node
+    before, text = made["mine"].version, stranger.read_text()
+    stranger.write_text(text.replace("not", "NOT"))
+    again = {wheel.name: wheel.version for wheel in wheels.make(str(tmp_path))}
+    assert again["mine"] != before and again["clipmill"] == made["clipmill"].version
+
+
+SHIPPED = """
+import sys, clipmill
+from clipmill import plugin
+assert clipmill.__file__.startswith(sys.argv[1]), clipmill.__file__
+print(*{f"{e.package} {e.version}" for e in plugin.found() if e.name == "c3d" and not e.fault})
+"""
+
+
+def test_a_shipped_wheel_installs_and_has_its_plugins(tmp_path: Path) -> None:
+    (wheel,) = [each for each in wheels.make(str(tmp_path)) if each.name == "clipmill"]
+    site = str(tmp_path / "site")
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-index",
+        "--disable-pip-version-check",
+    ]
+    subprocess.run([*pip, wheel.path, f"--target={site}"], check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", SHIPPED, site], env={**os.environ, "PYTHONPATH": site},
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert ran.stdout.split() == ["clipmill", wheel.version], ran.stderr
+
+
+def test_a_package_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        ClipmillError, match="no package nowhere_at_all; wanted one that can be imp"
+    ):
+        wheels.make(str(tmp_path), ["nowhere_at_all"])
+
+
+# --- the script
+
+
+def test_the_script_runs_the_command_with_its_words_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "where it's given"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    words = ["inspect", "no 'such $HOME file", "--json"]
+    made = order.order(words, {}, str(tmp_path), python=sys.executable)
+    folder = made.runtime_env["working_dir"]
+    ran = subprocess.run(made.entrypoint, shell=True, cwd=folder, capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert "no 'such $HOME file is not there" in json.loads(ran.stdout)["error"]
+    assert int(made.runtime_env["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) >= 60
+    assert made.shown.startswith("clipmill inspect ")
+
+
+def test_the_script_tells_that_no_python_will_do(tmp_path: Path) -> None:
+    files = {"a b.yaml": b"x: 1\n"}
+    made = order.order(["train", "a b.yaml"], files, str(tmp_path), python="/no/python")
+    folder = Path(made.runtime_env["working_dir"])
+    assert (folder / "0-a-b.yaml").read_bytes() == b"x: 1\n"
+    assert '"$here"/0-a-b.yaml' in (folder / order.RUN).read_text()
+    ran = subprocess.run(made.entrypoint, shell=True, cwd=folder, capture_output=True, text=True)
+    assert ran.returncode == 127 and "none of /no/python on the head has Ray" in ran.stderr
+
+
+def test_variables_are_those_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://m")
+    monkeypatch.setenv("MY_KEY", "k")
+    monkeypatch.setenv("OTHER", "secret")
+    made = order.order(["runs"], {}, str(tmp_path), env=["MY_KEY", "B=1=2"])
+    given_ = {k: v for k, v in made.runtime_env["env_vars"].items() if not k.startswith("RAY_")}
+    assert given_ == {"MLFLOW_TRACKING_URI": "http://m", "MY_KEY": "k", "B": "1=2"}
+    for bad, told in (("NOT_SET_HERE", "that is set here"), ("a b=1", "NAME, or NAME=VALUE")):
+        (tmp_path / bad).mkdir()
+        with pytest.raises(UsageError, match=told):
+            order.order(["runs"], {}, str(tmp_path / bad), env=[bad])
+
+
+# --- the head
+
+
+@pytest.mark.parametrize(
+    ("env", "given_", "wanted"),
+    [
+        ({}, None, "http://127.0.0.1:8265"),
+        ({}, "10.0.0.1:9000", "http://10.0.0.1:9000"),
+        ({}, "https://head/", "https://head"),
+        ({"RAY_ADDRESS": "http://a:1"}, None, "http://a:1"),
+        ({"RAY_ADDRESS": "10.0.0.1:6379"}, None, "http://127.0.0.1:8265"),
+        ({"RAY_ADDRESS": "http://a:1", "RAY_API_SERVER_ADDRESS": "http://b:1"}, None, "http://b:1"),
+        ({"RAY_API_SERVER_ADDRESS": "http://b:1"}, "http://c:1", "http://c:1"),
+    ],
+)
+def test_the_address_is_that_asked_for(
+    env: dict[str, str], given_: str | None, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert head.address_of(given_) == wanted
+
+
+@pytest.mark.parametrize("given_", ["ray://head:10001", "http://", "http://a:99999", "s3://x/y"])
+def test_what_is_no_jobs_port_is_refused(given_: str) -> None:
+    with pytest.raises(UsageError, match=r"wanted that of a head's jobs port, such as http://HOST"):
+        head.address_of(given_)
+
+
+def test_the_token_is_found_where_ray_looks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text(" from file\n")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "from env")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    assert head.token() == "from env"
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    assert head.token() == "from file"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(StorageError, match="cannot be read"):
+        head.token()
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert head.token() is None
+
+
+def test_nobody_at_the_address_is_told_in_one_line() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(RunError, match=rf"no Ray head at {address}: .*--address"):
+        api.jobs_list(address=address)
+    with pytest.raises(RecipeError, match="no recipe nowhere"):  # before anything is asked
+        api.submit("nowhere", address=address)
+    with pytest.raises(UsageError, match="submit on a cluster"):
+        api.submit(command=["submit", "x"], address=address)
+
+
+def test_the_result_is_the_last_object_that_was_printed() -> None:
+    assert follow.last_object('a\n{"b": 1}\n{"c": 2}\n{broken\n[3]\nend') == {"c": 2}
+    assert follow.last_object("nothing") is None
