@@ -74,6 +74,7 @@ def head() -> Iterator[str]:
             process.wait(30)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -93,7 +94,7 @@ def test_a_recipe_is_trained_there_as_it_is_here(
     assert ran["result"]["metrics"] == api.evaluate("there", folder=str(tmp_path))["metrics"]
     failed = api.submit(command=["evaluate", "no-such-run"], address=head, write=printed.append)
     assert (failed["status"], failed["exit_code"]) == ("FAILED", 1)
-    assert "clipmill: no run no-such-run" in "".join(printed)
+    assert "clipmill: no run 'no-such-run'" in "".join(printed)
 
     listed = api.jobs_list(address=head)["jobs"]
     assert [row["job"] for row in listed] == [each["job"] for each in (failed, ran, told)]
