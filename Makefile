@@ -32,7 +32,7 @@ test-all: $(STAMP) ## all tests, with a line in tests/bench/RESULTS.md
 check: $(STAMP) ## format, lint, types, layers, tests: what continuous integration runs
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
-	@$(PY) -m mypy platform
+	@$(PY) -m mypy platform plugins/clipmill_*
 	@$(TEST) -q tests/test_layers.py
 	@$(TEST) $(SPREAD)
 

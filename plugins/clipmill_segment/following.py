@@ -49,9 +49,9 @@ class Follower:
         self._patience, self._numbers = patience, numbers
         self._followed: list[_Followed] = []
 
-    def step(self, boxes_N4: Floats, looks_ND: NDArray[np.floating]) -> list[int]:
+    def step(self, boxes_N4: Floats, looks_ND: Floats) -> list[int]:
         """The numbers of the things of the next frame."""
-        looks_ND = np.asarray(looks_ND, np.float64)
+        looks_ND = np.asarray(looks_ND, np.float64)  # networks answer with half of the digits
         which = self._matched(np.asarray(boxes_N4, np.float64), looks_ND)
         there = []
         for place, (box, looks) in enumerate(zip(boxes_N4, looks_ND, strict=True)):

@@ -10,22 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from clipmill.errors import PluginError
-from clipmill.plugin import (
-    Augmentation,
-    Catalog,
-    Decoded,
-    Info,
-    Meter,
-    Plugin,
-    Sample,
-    Takes,
-    View,
-)
+from clipmill.plugin import Meter, Takes
+from clipmill.takes import Stream
+from clipmill_segment.masked import Masked
 from clipmill_segment.meters import VOID
-from clipmill_segment.segmenter import check_mixers, without_masks
 
 if TYPE_CHECKING:
     import torch
@@ -33,15 +23,13 @@ if TYPE_CHECKING:
 LEAST_SIDE = 32  # of a frame: the coarsest map of the backbone is a 32nd of it
 
 
-class MaskRCNN(Plugin):
+class MaskRCNN(Masked):
     """Finds things, one by one: a box, a class, a score and a mask of each."""
 
     name: ClassVar[str] = "mask_rcnn"
-    family: ClassVar[str] = "segment"
-    labels: ClassVar[str] = "masks"
     paper: ClassVar[str] = "He et al., Mask R-CNN, 2017"
     metric: ClassVar[str] = "mask_ap"
-    higher_is_better: ClassVar[bool] = True
+    streams: ClassVar[tuple[Stream, ...]] = ("rgb", "mask", "instances")
     small: ClassVar[Mapping[str, Any]] = {
         "backbone": "resnet18", "width": 0.25, "size": 64, "resize": 64, "anchor": 8.0,
         "proposals": 32, "regions": 32, "detections": 8, "learning_rate": 0.002, "weight_decay": 0.0,
@@ -51,13 +39,8 @@ class MaskRCNN(Plugin):
         "resnet50", description="any convolutional network of torchvision with stages"
     )
     weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
-    width: float = Field(1.0, gt=0, le=4, description="multiplies the network's channels")
-    rate: float = Field(5.0, gt=0, description="frames a second")
     size: int = Field(512, ge=LEAST_SIDE, description="height and width of the frames, in pixels")
     resize: int = Field(576, ge=LEAST_SIDE, description="short side before the crop, in pixels")
-    augment: tuple[Augmentation, ...] = Field(
-        ("crop", "flip"), description="what the masks go along with"
-    )
     pooling: Literal["align", "pool"] = Field(
         "align",
         description="how a region becomes 7 x 7 and 14 x 14: RoIAlign (bilinear), or RoIPool (maxima of whole pixels)",
@@ -77,46 +60,15 @@ class MaskRCNN(Plugin):
         10, ge=0, description="frames that a thing may be hidden in, and keep its number"
     )
 
-    @field_validator("augment")
-    @classmethod
-    def _keeps_the_masks(cls, augment: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
-        return check_mixers(augment)
-
-    def views(self) -> Mapping[str, View]:
-        """One frame with its classes and things."""
-        view = View(
-            streams=("rgb", "mask", "instances"), frames=1, rate=self.rate, size=self.size,
-            resize=self.resize, augment=self.augment,
-        )  # fmt: skip
-        return {"train": view, "test": view}
-
-    def class_names(self, catalog: Catalog) -> tuple[str, ...]:
-        """The classes of the masks."""
-        return catalog.mask_classes
-
-    def unfit(self, catalog: Catalog) -> Mapping[str, NDArray[np.bool_]]:
-        """Those without masks; where none has any, the plan tells it."""
-        return without_masks(catalog)
-
-    def sample(self, decoded: Decoded, rng: np.random.Generator) -> Sample:
-        """The frame with its masks."""
-        return {name: np.asarray(array) for name, array in decoded.streams[0].items()}
-
-    def build(self, info: Info) -> "torch.nn.Module":
-        """Make the network of the ground and the classes of the masks."""
-        if not info.classes:
-            raise PluginError(
-                f"{self.name} without classes of masks",
-                "the names of what masks show",
-                "ingest a table with the columns masks and mask_classes",
-            )
+    def network(self, classes: int, *, restored: bool) -> "torch.nn.Module":
+        """Make the backbone, what proposes, and the heads."""
         from clipmill_classify.frames import FrameEncoder
         from clipmill_segment.mask_rcnn_network import Fields, MaskRcnnNetwork
 
-        weights = None if info.restored else self.weights
+        weights = None if restored else self.weights
         encoder = FrameEncoder(self.backbone, self.size, self.width, weights)
         fields = Fields(**{name: getattr(self, name) for name in Fields._fields})
-        return MaskRcnnNetwork(encoder, len(info.classes) + 1, fields)
+        return MaskRcnnNetwork(encoder, classes, fields)
 
     def answer(self, outputs: Sequence[Mapping[str, NDArray[Any]]], takes: Takes) -> dict[str, Any]:
         """The things of each frame with their numbers; beside them what is true, where it is known."""

@@ -129,7 +129,7 @@ def marked_things(classes_HW: torch.Tensor, things_HW: torch.Tensor) -> Things:
     """The true things of a frame as torchvision wants them: one of each class and number."""
     codes_HW = classes_HW * CODES + things_HW
     codes_HW = codes_HW.masked_fill((classes_HW == 0) | (classes_HW == VOID), 0)
-    codes_N = codes_HW.unique()
+    codes_N = torch.unique(codes_HW)
     codes_N = codes_N[codes_N > 0]
     masks_NHW = codes_HW == codes_N[:, None, None]
     return {
@@ -209,4 +209,5 @@ def _pooling(side: int, fields: Fields) -> nn.Module:
     canonical = round(ANCHORS_A_LEVEL * fields.anchor)
     if fields.pooling == "pool":
         return MultiScaleRoIPool(list(LEVELS), side, canonical_scale=canonical)
-    return MultiScaleRoIAlign(list(LEVELS), side, 2, canonical_scale=canonical)
+    aligned: nn.Module = MultiScaleRoIAlign(list(LEVELS), side, 2, canonical_scale=canonical)
+    return aligned

@@ -63,7 +63,7 @@ class ThingsMeter:
         """
         if not any(thing["class"] != VOID for frame in self.frames for thing in frame.true):
             raise DataError("no thing is marked in what was measured", "videos with masks")
-        figures = {}
+        figures = dict[str, float]()
         for kind, name in NAMES.items():
             precision_T = precisions(self.frames, kind)
             at_50, at_75 = float(precision_T[0]), float(precision_T[5])

@@ -19,4 +19,4 @@ def unpooled(
     x_BCHW: torch.Tensor, places_BCHW: torch.Tensor, height: int, width: int
 ) -> torch.Tensor:
     """Each value at its place in a plane of zeros."""
-    return functional.max_unpool2d(x_BCHW, places_BCHW, SIDE, output_size=[height, width])
+    return functional.max_unpool2d(x_BCHW, places_BCHW, [SIDE, SIDE], output_size=[height, width])

@@ -158,4 +158,4 @@ class SimilarNetwork(nn.Module):
         clips = [batch[f"rgb_{part}"] for part in PARTS if f"rgb_{part}" in batch]
         features_ND = self.encoder(torch.cat(clips)).mean(1)
         x_NE = self.rule.placed(self.centre(self.head(features_ND).float()))
-        return x_NE.unflatten(0, (len(clips), -1)).transpose(0, 1)
+        return x_NE.reshape(len(clips), -1, x_NE.shape[1]).transpose(0, 1)

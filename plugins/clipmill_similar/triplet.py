@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from clipmill.plugin import Catalog, Draw, Takes, beside, triplets
-from clipmill_similar.partners import groups_of, spans
-from clipmill_similar.similar import PARTS, Similar
+from clipmill_similar.partners import PARTS, groups_of, spans
+from clipmill_similar.similar import Similar
 
 if TYPE_CHECKING:
     from clipmill_similar.network import Rule
