@@ -1,37 +1,40 @@
-"""Append one line to RESULTS.md from a JUnit report: date, result, time, commit.
+"""Put one line into the first table of RESULTS.md from JUnit reports: date, result, time, commit.
 
-Knows nothing of how the tests were run.
+What was skipped is named with its reason. Knows nothing of how the tests were run.
 """
 
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-HEADER = """# All tests, slow ones included
-
-A line a run of `make test-all`, written by it.
-
-| date (UTC) | result | seconds | commit |
-|---|---|---|---|
-"""
+RULE = "|---|---|---|---|\n"  # ends the head of the table, which is the first of the file
+COUNTED = ("tests", "failures", "errors", "skipped")
 
 
-def result(report: Path) -> tuple[str, str]:
+def result(reports: Sequence[Path]) -> tuple[str, str]:
     """Return what became of the tests and the seconds they took, both as text."""
-    if not report.is_file():
-        return "broken off, no report", "-"
-    counts = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
-    seconds = 0.0
-    for suite in ElementTree.parse(report).getroot().iter("testsuite"):
-        seconds += float(suite.get("time", 0))
-        for name in counts:
-            counts[name] += int(suite.get(name, 0))
-    passed = counts["tests"] - counts["failures"] - counts["errors"] - counts["skipped"]
-    others = [f"{counts[name]} {name}" for name in ("failures", "errors", "skipped")]
-    return ", ".join([f"{passed} passed", *others]), f"{seconds:.0f}"
+    if missing := [report.stem for report in reports if not report.is_file()]:
+        return f"broken off, no report of {', '.join(missing)}", "-"
+    suites = [s for r in reports for s in ElementTree.parse(r).getroot().iter("testsuite")]
+    counts = {name: sum(int(suite.get(name, 0)) for suite in suites) for name in COUNTED}
+    passed = counts.pop("tests") - sum(counts.values())
+    told = [f"{passed} passed", *(f"{count} {name}" for name, count in counts.items())]
+    why = {f"{case.get('name')}: {_reason(case)}" for suite in suites for case in _skipped(suite)}
+    text = ", ".join(told) + (f" ({'; '.join(sorted(why))})" if why else "")
+    return text.replace("|", "/"), f"{sum(float(suite.get('time', 0)) for suite in suites):.0f}"
+
+
+def _skipped(suite: ElementTree.Element) -> list[ElementTree.Element]:
+    return [case for case in suite.iter("testcase") if case.find("skipped") is not None]
+
+
+def _reason(case: ElementTree.Element) -> str:
+    skipped = case.find("skipped")
+    return "" if skipped is None else str(skipped.get("message"))
 
 
 def commit() -> str:
@@ -42,9 +45,11 @@ def commit() -> str:
 
 
 def main() -> None:
-    line = " | ".join([f"{datetime.now(UTC):%Y-%m-%d %H:%M}", *result(Path(sys.argv[1])), commit()])
-    before = RESULTS.read_text() if RESULTS.exists() else HEADER
-    RESULTS.write_text(f"{before}| {line} |\n")
+    reports = [Path(word) for word in sys.argv[1:]]
+    line = " | ".join([f"{datetime.now(UTC):%Y-%m-%d %H:%M}", *result(reports), commit()])
+    head, rows = RESULTS.read_text().split(RULE, 1)
+    told, rest = rows.split("\n\n", 1)
+    RESULTS.write_text(f"{head}{RULE}{told}\n| {line} |\n\n{rest}")
     print(f"{RESULTS.name}: {line}")
 
 

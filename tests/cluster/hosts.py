@@ -22,6 +22,8 @@ PATIENCE_SECONDS = 120
 PORT = 6379
 NODE_FLAGS = (
     "--num-cpus=1", "--num-gpus=0", "--object-store-memory=200000000", "--block",
+    # Without a GPU a training worker asks for a byte: a host has room for one, as with one GPU.
+    "--memory=1",
     # A node waits only so long to hear which ports its agents have chosen: they get fixed ones.
     "--dashboard-agent-listen-port=52365", "--dashboard-agent-grpc-port=52366",
     "--runtime-env-agent-port=52367", "--metrics-export-port=8090",
