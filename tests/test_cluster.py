@@ -56,3 +56,13 @@ def test_a_local_ray_has_a_token_of_its_own_and_leaves_none_at_home(tmp_path: Pa
     assert own.split()[1] == "64"
     assert "no Ray at" in stranger and "it hangs up on who has another token" in stranger
     assert list(tmp_path.rglob("*token*")) == []
+
+
+@pytest.mark.slow
+def test_a_node_that_does_not_come_up_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = "NodeInfoGcsService.grpc_server.RegisterNode=45000000:45000000"  # microseconds
+    monkeypatch.setenv("RAY_testing_asio_delay_us", slow)
+    (line,) = told(tmp_path, JOIN, "local")
+    assert "no Ray has started at local" in line and "less runs beside it" in line

@@ -82,6 +82,12 @@ def start(address: str, *, dashboard: bool = False) -> None:
             "a cluster that answers",
             "check RAY_ADDRESS, and RAY_AUTH_TOKEN_PATH: it hangs up on who has another token",
         ) from error
+    except Exception as error:  # a bare one tells that no node was up in half a minute
+        raise ClipmillError(
+            f"no Ray has started at {address}: {error}",
+            "a machine with a core to spare",
+            "give the same command again when less runs beside it",
+        ) from error
 
 
 def _stranger(address: str, error: Exception) -> ClipmillError:
