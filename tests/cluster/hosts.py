@@ -22,8 +22,6 @@ PATIENCE_SECONDS = 120
 PORT = 6379
 NODE_FLAGS = (
     "--num-cpus=1", "--num-gpus=0", "--object-store-memory=200000000", "--block",
-    # Without a GPU a training worker asks for a byte: a host has room for one, as with one GPU.
-    "--memory=1",
     # A node waits only so long to hear which ports its agents have chosen: they get fixed ones.
     "--dashboard-agent-listen-port=52365", "--dashboard-agent-grpc-port=52366",
     "--runtime-env-agent-port=52367", "--metrics-export-port=8090",
@@ -86,13 +84,22 @@ class Host:
                 found.append(psutil.Process(int(pid)))
         return found
 
-    def trains(self) -> bool:
-        """Whether a training worker lives there."""
+    def _titles(self) -> list[str]:
+        """What the processes call themselves that run there."""
+        found = []
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
-                if "RayTrainWorker" in " ".join(process.cmdline()):
-                    return True
-        return False
+                found.append(" ".join(process.cmdline()))
+        return found
+
+    def trains(self) -> bool:
+        """Whether a training worker lives there."""
+        return any("RayTrainWorker" in title for title in self._titles())
+
+    def decodes(self) -> bool:
+        """Whether a task of a feed is at work there."""
+        tasks = [title for title in self._titles() if title.startswith("ray::")]
+        return any("make" in task for task in tasks)  # it calls `Cache.make`
 
     def told(self) -> str:
         """The end of what was said there, and of what Ray's own programs said."""
