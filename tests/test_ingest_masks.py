@@ -357,6 +357,23 @@ def test_what_lies_beside_masks_makes_no_others(tmp_path: Path) -> None:
     assert masks.measured(str(tmp_path)) == before
 
 
+def test_masks_are_others_by_their_order_and_not_by_what_their_file_is_called(
+    tmp_path: Path,
+) -> None:
+    one, two = tmp_path / "a.zip", tmp_path / "b.zip"
+    for file in (one, two):
+        file.write_bytes(zipped_masks(DRAWN))
+    assert masks.measured(str(one)) == masks.measured(str(two))
+    sums = []
+    for first, second in (("9", "10"), ("11", "10"), ("11", "12")):
+        folder = tmp_path / f"masks of {first} and {second}"
+        for place, name in enumerate((first, second)):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "0.png").write_bytes(bytes([place]))
+        sums.append(masks.measured(str(folder))[0])
+    assert len(set(sums)) == 3
+
+
 def test_a_table_that_names_no_classes_or_two_lists_is_refused(beside: Path) -> None:
     with pytest.raises(SourceError, match="mask_classes names 0 classes; wanted those of 1, 2"):
         ingest.run(told(beside, {"mask_classes": None}), str(beside / "data"))

@@ -25,7 +25,8 @@ def stamp(source: Source) -> tuple[int, int]:
     if source.masks is None:
         return size, changed
     told = storage.stamps(source.masks)
-    files = [(os.path.basename(path), *each) for path, each in sorted(told.items())]
+    names = {path: _called(path, source.masks) or os.path.basename(path) for path in told}
+    files = [(names[path], *each) for path, each in sorted(told.items())]
     digest = hashlib.sha256(json.dumps([size, changed, files]).encode()).digest()
     number = int.from_bytes(digest[:8], "big") >> 1  # a column of the ledger holds 63 bits
     return size + sum(each[0] for each in told.values()), number
@@ -75,8 +76,13 @@ def measured(path: str) -> tuple[str, int]:
         with open(file, "rb", buffering=0) as opened:
             inner = hashlib.file_digest(opened, "sha256").digest()
         size += os.path.getsize(file)
-        digest.update(os.path.basename(file).encode("utf-8", "surrogateescape") + b"\0" + inner)
+        digest.update(_called(file, path).encode("utf-8", "surrogateescape") + b"\0" + inner)
     return digest.hexdigest(), size
+
+
+def _called(file: str, path: str) -> str:
+    """Its name within a folder, where names order the masks; what a single file is called is nothing."""
+    return storage.below(file, path) if file != path else ""
 
 
 def _files(path: str) -> list[str]:
