@@ -38,11 +38,12 @@ def found(output: Mapping[str, NDArray[Any]]) -> list[Thing]:
 
 
 def marked(classes_HW: NDArray[Any], things_HW: NDArray[Any]) -> list[Thing]:
-    """The true things of a frame, and what of it is void: a thing of the class 255."""
+    """The true things of a frame, and what of it is void: one thing of the class 255."""
     made = []
+    things_HW = np.where(classes_HW == VOID, 0, things_HW)  # whatever numbers void has
     pairs = np.stack([classes_HW.ravel(), things_HW.ravel()], 1).astype(np.int64)
     for kind, number in np.unique(pairs[pairs[:, 0] > 0], axis=0).tolist():
-        mask = (classes_HW == kind) & ((things_HW == number) | (kind == VOID))
+        mask = (classes_HW == kind) & (things_HW == number)
         made.append({"class": kind, "number": number, "mask": runs_of(mask)})
     return made
 

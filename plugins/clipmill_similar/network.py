@@ -91,27 +91,18 @@ class Triplets(Rule):
 
     def forward(self, x_BPE: torch.Tensor, who_BP: torch.Tensor) -> Told:
         """The mean over triplets, and how many of them still cost something."""
-        anchor_BE, positive_BE, negative_BE = x_BPE.unbind(1)
-        near_B = self.distances(anchor_BE, positive_BE)
-        if self.mining == "random":
-            far_B = self.distances(anchor_BE, negative_BE)
-        else:
-            far_B = self._mined(anchor_BE, near_B, x_BPE.flatten(0, 1), who_BP)
-        loss_B = (near_B - far_B + self.margin).clamp(min=0)
+        near_B = self.distances(x_BPE[:, 0], x_BPE[:, 1])
+        loss_B = (near_B - self._far(x_BPE, near_B, who_BP) + self.margin).clamp(min=0)
         return {"loss": loss_B.mean(), "active": (loss_B > 0).float().mean()}
 
-    def _mined(
-        self,
-        anchor_BE: torch.Tensor,
-        near_B: torch.Tensor,
-        x_NE: torch.Tensor,
-        who_BP: torch.Tensor,
-    ) -> torch.Tensor:
-        """The distance of each anchor's negative among all of the batch.
+    def _far(self, x_BPE: torch.Tensor, near_B: torch.Tensor, who_BP: torch.Tensor) -> torch.Tensor:
+        """The distance of each anchor's negative: its own at random, or one of all in the batch.
 
         Semi-hard is the nearest beyond the positive; where all are nearer, the farthest of them.
         """
-        away_BN = (anchor_BE[:, None] - x_NE).square().sum(2)
+        if self.mining == "random":
+            return self.distances(x_BPE[:, 0], x_BPE[:, 2])
+        away_BN = (x_BPE[:, :1] - x_BPE.flatten(0, 1)).square().sum(2)
         other_BN = who_BP[:, :1] != who_BP.flatten()
         chosen_BN = other_BN
         if self.mining == "semi_hard":

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from clipmill.errors import DataError
 from clipmill_segment.following import Follower, assigned
 from clipmill_segment.meters import VOID
-from clipmill_segment.things import mask_of, runs_of
+from clipmill_segment.things import marked, mask_of, runs_of
 from clipmill_segment.things_meter import ThingsMeter
 
 SIDE = 24
@@ -64,6 +64,16 @@ def test_what_lies_in_void_counts_for_nothing() -> None:
     assert measured(things, there)["mask_ap"] == pytest.approx(0.5)  # found behind a wrong one
     with pytest.raises(DataError, match="no thing is marked"):
         measured(things, [void])
+
+
+def test_void_is_marked_once_whatever_numbers_it_has() -> None:
+    classes, things = np.array([[VOID, VOID, 1], [VOID, 0, 1]]), np.array([[4, 5, 1], [0, 0, 2]])
+    told = {
+        (each["class"], each["number"]): mask_of(each["mask"]) for each in marked(classes, things)
+    }
+    assert sorted(told) == [(1, 1), (1, 2), (VOID, 0)] and len(marked(classes, things)) == 3
+    np.testing.assert_array_equal(told[VOID, 0], classes == VOID)
+    np.testing.assert_array_equal(told[1, 2], things == 2)
 
 
 def precision_at(things: list[Any], truth: list[Any], kind: int, least: float) -> float:

@@ -34,14 +34,11 @@ def test_mining_chooses_among_the_batch(mining: str, far: float) -> None:
     x_BPE = torch.cat([on_circle(0, 30, 60), on_circle(180, 40, 10)])
     who_BP = torch.tensor([[ONE, ONE, TWO], [3, 4, 5]])
     rule = Triplets(4.0, mining)
-    told = rule._mined if mining != "random" else None
     near_B = rule.distances(x_BPE[:, 0], x_BPE[:, 1])
-    found = (
-        told(x_BPE[:, 0], near_B, x_BPE.flatten(0, 1), who_BP)
-        if told
-        else rule.distances(x_BPE[:, 0], x_BPE[:, 2])
-    )
-    assert float(found[0]) == pytest.approx(squared(far), abs=1e-6)
+    far_B = rule._far(x_BPE, near_B, who_BP)
+    assert float(far_B[0]) == pytest.approx(squared(far), abs=1e-6)
+    loss = (near_B - far_B + 4.0).mean()  # within the margin all count
+    assert float(rule(x_BPE, who_BP)["loss"]) == pytest.approx(float(loss), abs=1e-6)
 
 
 def test_semi_hard_takes_the_farthest_where_all_are_nearer() -> None:
