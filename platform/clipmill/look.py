@@ -129,7 +129,7 @@ def drawn(seen: Look, title: str) -> Picture:
     width = max(row.shape[1] for row in rows)
     parts = [sheet.written([title], TITLE_HEIGHT, width)]
     for row in rows:
-        parts += [_paper(GAP, width), _wide(row, width)]
+        parts += [sheet.paper(GAP, width), sheet.wide(row, width)]
     return np.concatenate(parts)
 
 
@@ -142,9 +142,9 @@ def _row(seen: Look, place: int) -> Picture:
             "the plugin's sample names its streams otherwise",
         )
     width = max(strip.shape[1] for strip in strips)
-    picture = np.concatenate([_wide(strip, width) for strip in strips])
+    picture = np.concatenate([sheet.wide(strip, width) for strip in strips])
     if (short := LEAST_HEIGHT - len(picture)) > 0:
-        picture = np.concatenate([picture, _paper(short, width)])
+        picture = np.concatenate([picture, sheet.paper(short, width)])
     words = sheet.written(_words(seen.takes[place]), len(picture), WORDS_WIDTH)
     return np.concatenate([words, picture], axis=1)
 
@@ -198,17 +198,9 @@ def _strip(x_THWC: Shares) -> Picture:
     times = -(-LEAST_SIDE // x_THWC.shape[1])
     frames = np.rint(x_THWC[chosen].clip(0, 1) * 255).astype(np.uint8)
     frames = frames.repeat(times, axis=1).repeat(times, axis=2)
-    gap = _paper(frames.shape[1], GAP // 2)
+    gap = sheet.paper(frames.shape[1], GAP // 2)
     picture = np.concatenate([part for frame in frames for part in (frame, gap)], axis=1)
-    return np.concatenate([picture, _paper(GAP // 2, picture.shape[1])])
-
-
-def _paper(height: int, width: int) -> Picture:
-    return np.full((height, width, 3), sheet.PAPER, np.uint8)
-
-
-def _wide(picture: Picture, width: int) -> Picture:
-    return np.concatenate([picture, _paper(len(picture), width - picture.shape[1])], axis=1)
+    return np.concatenate([picture, sheet.paper(GAP // 2, picture.shape[1])])
 
 
 # --- what streams look like
@@ -255,4 +247,4 @@ def sound(samples: Shares, rate: int, width: int) -> Iterator[Picture]:
 
 def _greys(light: NDArray[Any]) -> Picture:
     picture = np.repeat(np.rint(light * 255.0).astype(np.uint8)[..., None], 3, axis=2)
-    return np.concatenate([picture, _paper(GAP // 2, picture.shape[1])])
+    return np.concatenate([picture, sheet.paper(GAP // 2, picture.shape[1])])

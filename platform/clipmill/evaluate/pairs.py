@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipmill import feed, video
 from clipmill.catalog import Catalog
-from clipmill.errors import ClipmillError
+from clipmill.evaluate.stills import still
 from clipmill.video import sheet
 
 HARDEST = 12  # pairs that are shown, of those of one and of those of two each
@@ -70,7 +69,7 @@ def drawn(told: Row) -> Picture:
     counts = np.array(told["counts"], np.float64)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
     tallest, width = max(shares.max(), 1e-9), BINS * BAR_WIDTH
-    plot = _paper(PLOT_HEIGHT, width)
+    plot = sheet.paper(PLOT_HEIGHT, width)
     heights = np.rint(shares / tallest * (PLOT_HEIGHT - 4)).astype(int)
     third = BAR_WIDTH // len(KINDS)
     for kind, column in np.ndindex(heights.shape):
@@ -85,7 +84,11 @@ def drawn(told: Row) -> Picture:
         title += f"; up to the line, {told['threshold']:.3g}, two are told to be one"
     words = [f"{name}: {int(count)}" for name, count in zip(KINDS, counts.sum(1), strict=True)]
     legend = [_legend(word, colour) for word, colour in zip(words, COLOURS, strict=True)]
-    rows = [sheet.written([title], TITLE_HEIGHT, width), plot, _wide(_beside(legend), width)]
+    rows = [
+        sheet.written([title], TITLE_HEIGHT, width),
+        plot,
+        sheet.wide(sheet.beside(legend), width),
+    ]
     return np.concatenate(rows)
 
 
@@ -106,11 +109,14 @@ def hardest(told: Sequence[Row], catalog: Catalog) -> Picture:
             for side in ("key", "other")
         ]
         words = [f"{each['kind']}, {each['distance']:.3f} apart", *map(_words, sides)]
-        stills = [_still(row, at) for row, at in zip(sides, each["frames"], strict=True)]
-        rows += [_beside([sheet.written(words, SIDE, WORDS_WIDTH), *stills])]
+        stills = [
+            still(row, at, SIDE) if row else sheet.paper(SIDE, SIDE)
+            for row, at in zip(sides, each["frames"], strict=True)
+        ]
+        rows += [sheet.beside([sheet.written(words, SIDE, WORDS_WIDTH), *stills])]
     width = max(row.shape[1] for row in rows)
     return np.concatenate(
-        [part for row in rows for part in (_wide(row, width), _paper(GAP, width))]
+        [part for row in rows for part in (sheet.wide(row, width), sheet.paper(GAP, width))]
     )
 
 
@@ -119,31 +125,3 @@ def _words(row: Row | None) -> str:
         return "not in this dataset"
     who = row["identity"] if row["identity"] is not None else "no identity"
     return " · ".join(filter(None, (who, row["label"], row["key"])))
-
-
-def _still(row: Row | None, number: int) -> Picture:
-    """A frame of a video, its middle as a square; paper where it cannot be read."""
-    if row is None:
-        return _paper(SIDE, SIDE)
-    height, width = video.scaled_size(row["height"], row["width"], SIDE)
-    crop = ((height - SIDE) // 2, (width - SIDE) // 2, SIDE, SIDE)
-    numbers = np.array([min(number, row["frames"] - 1)], np.int64)
-    try:
-        (frame,) = feed.Stored(row).pictures(numbers, SIDE, crop)
-    except ClipmillError:
-        return _paper(SIDE, SIDE)
-    return np.asarray(frame)
-
-
-def _paper(height: int, width: int) -> Picture:
-    return np.full((height, width, 3), sheet.PAPER, np.uint8)
-
-
-def _beside(parts: Sequence[Picture]) -> Picture:
-    """Side by side, with some air between them."""
-    air = _paper(len(parts[0]), GAP)
-    return np.concatenate([piece for part in parts for piece in (part, air)][:-1], axis=1)
-
-
-def _wide(picture: Picture, width: int) -> Picture:
-    return np.concatenate([picture, _paper(len(picture), width - picture.shape[1])], axis=1)

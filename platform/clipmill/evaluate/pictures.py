@@ -67,8 +67,8 @@ def confusion(told: Mapping[str, Any]) -> Picture:
         np.minimum(place, words, out=place)
     rows = [sheet.written([f"{at} {name}"], side, NAME_WIDTH) for at, name in enumerate(names, 1)]
     heads = [sheet.written([str(at)], LINE_HEIGHT, side) for at in range(1, len(names) + 1)]
-    top = _beside([_paper(LINE_HEIGHT, NAME_WIDTH), *heads])
-    return _below(title, [top, _beside([np.concatenate(rows), cells])])
+    top = sheet.beside([sheet.paper(LINE_HEIGHT, NAME_WIDTH), *heads], gap=0)
+    return _below(title, [top, sheet.beside([np.concatenate(rows), cells], gap=0)])
 
 
 def classes(told: Sequence[Mapping[str, Any]]) -> Picture:
@@ -77,9 +77,9 @@ def classes(told: Sequence[Mapping[str, Any]]) -> Picture:
     for share, each in sorted(((_right(row), row) for row in told), key=_by_share_and_name):
         words = [f"{share:.1%} of {each.get('videos', each.get('frames'))}"]
         bar = _bar(share, BAR_WIDTH, LINE_HEIGHT - 4)
-        bar = np.concatenate([bar, _paper(4, BAR_WIDTH)])
+        bar = np.concatenate([bar, sheet.paper(4, BAR_WIDTH)])
         name = sheet.written([each["name"]], LINE_HEIGHT, NAME_WIDTH)
-        rows.append(_beside([name, bar, sheet.written(words, LINE_HEIGHT, NAME_WIDTH)]))
+        rows.append(sheet.beside([name, bar, sheet.written(words, LINE_HEIGHT, NAME_WIDTH)], gap=0))
     return _below(["rightly told, by class"], rows)
 
 
@@ -94,7 +94,7 @@ def _by_share_and_name(pair: tuple[float, Mapping[str, Any]]) -> tuple[float, st
 
 def calibration(told: Mapping[str, Any]) -> Picture:
     """How often answers of a confidence are right: on the line where it is as often as it says."""
-    plot = _paper(PLOT_SIDE, PLOT_SIDE)
+    plot = sheet.paper(PLOT_SIDE, PLOT_SIDE)
     width = PLOT_SIDE // BINS
     for each in told["bins"]:
         left = round(each["low"] * BINS) * width
@@ -104,7 +104,7 @@ def calibration(told: Mapping[str, Any]) -> Picture:
     plot[PLOT_SIDE - 1 - along, along] = 0
     plot[[0, -1]], plot[:, [0, -1]] = LINE, LINE
     title = [f"right over confidence, expected error {told['error']:.3f}"]
-    return _below(title, [_beside([plot, _paper(PLOT_SIDE, BAR_WIDTH)])])
+    return _below(title, [sheet.wide(plot, PLOT_SIDE + BAR_WIDTH)])
 
 
 def worst(told: Sequence[Mapping[str, Any]], catalog: Catalog) -> Picture:
@@ -121,9 +121,9 @@ def worst(told: Sequence[Mapping[str, Any]], catalog: Catalog) -> Picture:
         if row and "frame" in each:
             words.append(f"at {each['frame'] / row['fps']:.1f} s")
         strip = _frames(row, each.get("frame")) if row else None
-        strip = _paper(FRAME_SIDE, FRAME_SIDE) if strip is None else strip
-        rows += [_beside([sheet.written(words, FRAME_SIDE, BAR_WIDTH), strip])]
-        rows += [_paper(GAP, 1)]
+        strip = sheet.paper(FRAME_SIDE, FRAME_SIDE) if strip is None else strip
+        rows += [sheet.beside([sheet.written(words, FRAME_SIDE, BAR_WIDTH), strip], gap=0)]
+        rows += [sheet.paper(GAP, 1)]
     return _below(["wrong answers, the surest first"], rows)
 
 
@@ -154,15 +154,7 @@ def _bar(share: float, width: int, height: int) -> Picture:
     return bar
 
 
-def _paper(height: int, width: int) -> Picture:
-    return np.full((height, width, 3), sheet.PAPER, np.uint8)
-
-
-def _beside(parts: Sequence[Picture]) -> Picture:
-    return np.concatenate(parts, axis=1)
-
-
 def _below(title: Sequence[str], rows: Sequence[Picture]) -> Picture:
     width = max(NAME_WIDTH + BAR_WIDTH, *(row.shape[1] for row in rows))
-    wide = [_beside([row, _paper(len(row), width - row.shape[1])]) for row in rows]
-    return np.concatenate([sheet.written(title, TITLE_HEIGHT, width), *wide])
+    rows = [sheet.wide(row, width) for row in rows]
+    return np.concatenate([sheet.written(title, TITLE_HEIGHT, width), *rows])

@@ -54,7 +54,7 @@ def _result(row: Row) -> Picture:
 
 def _bar(row: Row) -> Picture:
     """The mean as a bar, the spread as a line across its end, chance as an upright line."""
-    bar = np.full((LINE_HEIGHT, BAR_WIDTH, 3), sheet.PAPER, np.uint8)
+    bar = sheet.paper(LINE_HEIGHT, BAR_WIDTH)
     inner = bar[2:-2]
     inner[:] = GROUND
     inner[:, : _at(row["mean"])] = BAR
@@ -80,7 +80,7 @@ def _claim(row: Row) -> Picture:
 
 def _line(title: str) -> Picture:
     """A title with some air above it."""
-    air = np.full((LINE_HEIGHT // 2, WIDTH, 3), sheet.PAPER, np.uint8)
+    air = sheet.paper(LINE_HEIGHT // 2, WIDTH)
     return np.concatenate([air, _words(title, WIDTH)])
 
 

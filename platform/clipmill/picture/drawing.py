@@ -35,7 +35,7 @@ def over_stills(shown: Sequence[Seen]) -> list[Picture]:
             np.concatenate([head, picture])
             for head, (_, picture) in zip(heads, pictures, strict=True)
         ]
-        rows.append(_beside([_words(each.row, len(columns[0]), each.words), *columns]))
+        rows.append(sheet.beside([_words(each.row, len(columns[0]), each.words), *columns]))
     return rows
 
 
@@ -60,10 +60,10 @@ def neighbours(found: Sequence[Alike]) -> list[Picture]:
     """A row a video: the video on the left, those most alike on the right."""
     rows = [sheet.written(["query, and what it finds most alike (cosine)"], TITLE_HEIGHT, 480)]
     for each in found:
-        columns = [_named(each.query, "query"), _paper(1, 4 * GAP)]
+        columns = [_named(each.query, "query"), sheet.paper(1, 4 * GAP)]
         columns += [_named(other, f"{cosine:.2f}") for other, cosine in each.found]
         height = max(map(len, columns))
-        rows.append(_beside([_words(each.query.row, height), *columns]))
+        rows.append(sheet.beside([_words(each.query.row, height), *columns]))
     return rows
 
 
@@ -121,20 +121,5 @@ def below(title: str, rows: Sequence[Picture]) -> Picture:
     width = max(480, *(row.shape[1] for row in rows))
     parts = [sheet.written([title], TITLE_HEIGHT, width)]
     for row in rows:
-        rest = _paper(len(row), width - row.shape[1])
-        parts += [_paper(GAP, width), np.concatenate([row, rest], axis=1)]
+        parts += [sheet.paper(GAP, width), sheet.wide(row, width)]
     return np.concatenate(parts)
-
-
-def _beside(parts: Sequence[Picture]) -> Picture:
-    """Pictures side by side, with some air between them."""
-    height = max(map(len, parts))
-    columns = []
-    for part in parts:
-        rest = _paper(height - len(part), part.shape[1])
-        columns += [np.concatenate([part, rest]), _paper(height, GAP)]
-    return np.concatenate(columns[:-1], axis=1)
-
-
-def _paper(height: int, width: int) -> Picture:
-    return np.full((height, width, 3), sheet.PAPER, np.uint8)

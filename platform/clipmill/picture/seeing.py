@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipmill import feed, infer, video
-from clipmill.errors import ClipmillError, DataError
+from clipmill import feed, infer
+from clipmill.errors import DataError
 from clipmill.evaluate.pieces import batch_takes
+from clipmill.evaluate.stills import still
 from clipmill.infer import Model, Output
 from clipmill.plan import Plan
 from clipmill.plugin import Sample
@@ -132,22 +133,12 @@ def _kind(name: str) -> str:
 
 
 def _seen(
-    place: int, row: Mapping[str, Any], still: Still, outputs: Mapping[int, Output], middle: int
+    place: int, row: Mapping[str, Any], first: Still, outputs: Mapping[int, Output], middle: int
 ) -> Seen:
     shown = dict(outputs[middle])
     if "embedding" in shown:
         shown["embedding"] = np.mean([each["embedding"] for each in outputs.values()], axis=0)
-    picture = _decoded(row) if still.picture is None else still.picture
-    return Seen(place, row, picture, still.truths, shown)
-
-
-def _decoded(row: Mapping[str, Any]) -> Picture:
-    """The middle of the frame in the middle of a video; white where it holds none."""
-    height, width = video.scaled_size(row["height"], row["width"], STILL_SIDE)
-    box = ((height - STILL_SIDE) // 2, (width - STILL_SIDE) // 2, STILL_SIDE, STILL_SIDE)
-    numbers = np.array([row["frames"] // 2], np.int64)
-    try:
-        frames: Picture = feed.Stored(row).pictures(numbers, STILL_SIDE, box)
-        return np.asarray(frames[0], np.uint8)
-    except ClipmillError:
-        return np.full((STILL_SIDE, STILL_SIDE, 3), 255, np.uint8)
+    picture = first.picture
+    if picture is None:  # the model was shown none
+        picture = still(row, row["frames"] // 2, STILL_SIDE)
+    return Seen(place, row, picture, first.truths, shown)

@@ -46,7 +46,7 @@ def series(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
 
 def _plot(told: Row) -> Picture:
     rows = told["rows"]
-    canvas = np.full((HEIGHT, WIDTH, 3), sheet.PAPER, np.uint8)
+    canvas = sheet.paper(HEIGHT, WIDTH)
     canvas[[0, -1]], canvas[:, [0, -1]] = GREY, GREY
     low, high = limits(rows)
     if told["chance"] is not None and low <= told["chance"] <= high:
@@ -104,7 +104,7 @@ def _stroke(
 def _axis(rows: list[Row]) -> Picture:
     """The figures of the upright axis."""
     low, high = limits(rows)
-    canvas = np.full((HEIGHT, LEFT, 3), sheet.PAPER, np.uint8)
+    canvas = sheet.paper(HEIGHT, LEFT)
     for value in np.linspace(low, high, TICKS).tolist():
         words = f"{value:.0%}" if (low, high) == (0.0, 1.0) else f"{value:.3g}"
         top = min(max(0, _down(value, low, high) - LINE_HEIGHT // 2), HEIGHT - LINE_HEIGHT)
@@ -114,7 +114,7 @@ def _axis(rows: list[Row]) -> Picture:
 
 def _across(rows: list[Row], width: int) -> Picture:
     """The figures of the lower axis."""
-    line = np.full((LINE_HEIGHT, width, 3), sheet.PAPER, np.uint8)
+    line = sheet.paper(LINE_HEIGHT, width)
     for share in sorted({row["share"] for row in rows}):
         left = LEFT + across(share, rows) - LABEL_WIDTH // 2
         words = _words(f"{100 * share:.3g} %", LABEL_WIDTH)
@@ -124,7 +124,7 @@ def _across(rows: list[Row], width: int) -> Picture:
 
 def _legend(rows: Iterable[Row]) -> Picture:
     """The name of each line with a piece of it, and its last figure."""
-    canvas = np.full((HEIGHT, WORDS_WIDTH, 3), sheet.PAPER, np.uint8)
+    canvas = sheet.paper(HEIGHT, WORDS_WIDTH)
     for place, ((protocol, begins), own) in enumerate(series(rows).items()):
         top = (place + 1) * LINE_HEIGHT
         words = f"{protocol}, {begins}: {percent(own[0])} to {percent(own[-1])}"

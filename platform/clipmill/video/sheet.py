@@ -1,4 +1,4 @@
-"""Words on pictures, and pictures as files, for contact sheets. Knows nothing of videos."""
+"""Words on pictures, pictures side by side and as files, for contact sheets. Knows no videos."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +14,34 @@ Picture = npt.NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg")
 INK, PAPER = (24, 24, 24), 255
 LINE_PIXELS, LETTER_PIXELS, MARGIN_PIXELS = 18, 14, 6
+GAP_PIXELS = 4  # between pictures side by side
+
+
+def paper(height: int, width: int) -> Picture:
+    """An empty sheet."""
+    return np.full((height, width, 3), PAPER, np.uint8)
+
+
+def wide(picture: Picture, width: int) -> Picture:
+    """A picture with paper on its right up to a width."""
+    return np.concatenate([picture, paper(len(picture), width - picture.shape[1])], axis=1)
+
+
+def beside(parts: Sequence[Picture], gap: int = GAP_PIXELS) -> Picture:
+    """Pictures side by side, with a gap between them, and paper below what is lower."""
+    height = max(map(len, parts))
+    columns = []
+    for part in parts:
+        rest = paper(height - len(part), part.shape[1])
+        columns += [np.concatenate([part, rest]), paper(height, gap)]
+    return np.concatenate(columns[:-1], axis=1)
 
 
 def written(lines: Sequence[str], height: int, width: int) -> Picture:
     """Write lines on white, from the top; what does not fit is cut, and an ellipsis says so."""
     import cv2  # takes a while to load, and few need it
 
-    picture = np.full((height, width, 3), PAPER, np.uint8)
+    picture = paper(height, width)
     face = cv2.FontFace("sans")
     room = max(0, (height - MARGIN_PIXELS) // LINE_PIXELS)
     for place, line in enumerate(lines[:room]):
