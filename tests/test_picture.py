@@ -215,8 +215,8 @@ def test_overlap_leaves_out_what_nobody_knows() -> None:
     truth = np.zeros((4, 4), np.uint8)
     truth[1:3] = 7
     assert nearest.overlap(of(outputs={"mask": mask}, truths={"mask": truth}), "mask") == 1 / 3
-    truth[2] = nearest.VOID
-    truth[0] = nearest.VOID
+    truth[2] = video.VOID
+    truth[0] = video.VOID
     assert nearest.overlap(of(outputs={"mask": mask}, truths={"mask": truth}), "mask") == 1
     empty = of(outputs={"mask": mask * 0}, truths={"mask": truth * 0})
     assert nearest.overlap(empty, "mask") == 1

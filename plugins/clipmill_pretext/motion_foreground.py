@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from clipmill.plugin import Catalog, Decoded, Info, Meter, Sample, Takes, View
+from clipmill.video import VOID
 from clipmill_pretext.foreground_meter import ForegroundMeter, best_simple, counted
 from clipmill_pretext.health import told
 from clipmill_pretext.pretext import Pretext
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 LEAST_SHARE = 0.002  # of a frame that moves: less are specks
 MOST_SHARE = 0.75  # more than that cannot move otherwise than most of the frame
-VOID = 255  # in stored masks: nobody says what there is
 
 
 class MotionForeground(Pretext):

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from clipmill.plugin import Meter, Takes
 from clipmill.takes import Stream
+from clipmill.video import VOID
 from clipmill_segment.masked import Masked
-from clipmill_segment.meters import VOID
 
 if TYPE_CHECKING:
     import torch

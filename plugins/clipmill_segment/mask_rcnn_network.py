@@ -23,9 +23,9 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from clipmill.errors import PluginError
+from clipmill.video import VOID
 from clipmill_classify.frames import FrameEncoder
 from clipmill_segment.maps import maps_of, resolutions, stages
-from clipmill_segment.meters import VOID
 from clipmill_segment.network import scaled
 from clipmill_segment.region_pooling import MultiScaleRoIPool
 

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipmill.errors import DataError
-
-VOID = 255  # in stored masks: nobody says what there is
+from clipmill.video import VOID
 
 Counts = NDArray[np.int64]  # [classes that are true, classes that were told]
 

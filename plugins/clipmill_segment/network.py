@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from clipmill_segment.meters import VOID
+from clipmill.video import VOID
 
 Batch = Mapping[str, torch.Tensor]
 LEAST_CHANNELS = 4

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as run_lengths
 
-from clipmill.video import plane_of
-from clipmill_segment.meters import VOID
+from clipmill.video import VOID, plane_of
 
 Mask = NDArray[np.bool_]
 Runs = dict[str, Any]  # size: [height, width], counts: as COCO writes them

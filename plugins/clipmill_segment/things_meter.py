@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from clipmill.errors import DataError
-from clipmill_segment.meters import VOID
+from clipmill.video import VOID
 from clipmill_segment.things import Thing
 
 Kind = Literal["segm", "bbox"]

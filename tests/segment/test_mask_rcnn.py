@@ -12,9 +12,9 @@ from torchvision.ops import MultiScaleRoIAlign, roi_pool
 
 from clipmill.plugin import Info, make
 from clipmill.takes import Takes
+from clipmill.video import VOID
 from clipmill_segment.mask_rcnn import MaskRCNN
 from clipmill_segment.mask_rcnn_network import MaskRcnnNetwork, looks, marked_things
-from clipmill_segment.meters import VOID
 from clipmill_segment.region_pooling import MultiScaleRoIPool
 from clipmill_segment.things import mask_of, pasted, runs_of
 

@@ -15,7 +15,8 @@ from clipmill.errors import DataError, PluginError, RecipeError
 from clipmill.evaluate.pixels import pixel_figures
 from clipmill.plugin import Info, make
 from clipmill.takes import Takes
-from clipmill_segment.meters import VOID, SegmentMeter, confusion
+from clipmill.video import VOID
+from clipmill_segment.meters import SegmentMeter, confusion
 from clipmill_segment.network import pixel_loss
 from clipmill_segment.segmenter import Segmenter
 from clipmill_segment.unet import margin

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from clipmill.errors import DataError
+from clipmill.video import VOID
 from clipmill_segment.following import Follower, assigned
-from clipmill_segment.meters import VOID
 from clipmill_segment.things import marked, mask_of, runs_of
 from clipmill_segment.things_meter import ThingsMeter
 

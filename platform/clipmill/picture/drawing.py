@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipmill.picture.nearest import CUT, VOID, Alike, sized
+from clipmill.picture.nearest import CUT, Alike, sized
 from clipmill.picture.paint import edge, painted, with_things
 from clipmill.picture.seeing import Seen
-from clipmill.video import sheet
+from clipmill.video import VOID, sheet
 
 WORDS_WIDTH, TITLE_HEIGHT, LINE_HEIGHT, GAP = 220, 26, 24, 4
 LEAST_SIDE = 128  # pixels; smaller stills are enlarged

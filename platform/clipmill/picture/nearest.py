@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipmill.picture.seeing import TRUTHS, Seen
+from clipmill.video import VOID
+from clipmill.video.masks import picked
 
 CUT = 0.5  # probability from which on a place is foreground
-VOID = 255  # in known masks: nobody says what there is
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,5 @@ def overlap(each: Seen, kind: str) -> float:
 
 def sized(x_HW: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """Values at another size, each of the place that is nearest."""
-    down, across = (
-        ((np.arange(new) + 0.5) * old / new).astype(int)
-        for new, old in zip(shape, x_HW.shape, strict=True)
-    )
-    return np.asarray(x_HW[down[:, None], across])
+    rows, columns = map(picked, x_HW.shape, shape)
+    return np.asarray(x_HW[rows[:, None], columns])

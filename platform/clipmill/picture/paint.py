@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipmill import video
-from clipmill.picture.nearest import VOID, sized
+from clipmill.picture.nearest import sized
 from clipmill.video import sheet
 
 GOLDEN = (5**0.5 - 1) / 2  # turns of the colour circle that bring ever new colours
@@ -25,7 +25,7 @@ Thing = Mapping[str, Any]
 
 def colour_of(number: int) -> tuple[int, int, int]:
     """The colour of a class or a thing; what is void is grey."""
-    if number == VOID:
+    if number == video.VOID:
         return GREY
     shares = colorsys.hsv_to_rgb((number * GOLDEN) % 1, 0.9, 1.0)
     red, green, blue = (round(255 * share) for share in shares)
