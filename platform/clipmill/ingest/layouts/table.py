@@ -47,19 +47,17 @@ def read(source: str, options: Options) -> Listing:
 
 
 def _source(root: str, row: Row) -> Source:
-    has_masks = row.values.get(row.column("masks")) not in (None, "")
-    masks = _path(root, row, "masks") if has_masks else None
-    classes, colours = row.mask_classes()
-    if has_masks and not 1 <= len(classes) <= video.MOST_CLASSES:
+    named, (classes, colours) = row.take("masks"), row.mask_classes()
+    masks = None if named is None else _path(root, row, "masks", named)
+    if masks and not 1 <= len(classes) <= video.MOST_CLASSES:
         wanted = f"those of 1, 2, ... in the masks, 1 to {video.MOST_CLASSES} as a|b"
         row.fault("mask_classes", f"names {len(classes)} classes", wanted)
-    row.take("masks")
     if masks and masks.lower().endswith(JSON):
         if colours:
             row.fault("mask_classes", "are painted", "names alone, as those of categories in JSON")
         colours = {**NO_CLASSES, **{name: at for at, name in enumerate(classes, 1)}}
-    source = row.source(_path(root, row, "path"))
-    if not has_masks:
+    source = row.source(_path(root, row, "path", row.take("path")))
+    if masks is None:
         return source
     return replace(source, masks=masks, mask_classes=classes, mask_colours=colours)
 
@@ -79,8 +77,8 @@ def _check_columns(source: str, has: list[str], columns: Mapping[str, str]) -> N
             )
 
 
-def _path(root: str, row: Row, field: str) -> str:
-    name = row.take(field) or ""
+def _path(root: str, row: Row, field: str, value: Any) -> str:
+    name = value or ""
     path = _below(root, name) if isinstance(name, str) and "\0" not in name else None
     if path is None:
         row.fault(field, f"{name!r} leads outside of {root}", "URIs, or paths below its folder")
