@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from clipmill.catalog import Catalog, frame_targets
 from clipmill.errors import PluginError, RecipeError
 from clipmill.takes import (
+    MIXERS,
     Augmentation,
     Draw,
     Stage,
@@ -288,6 +289,7 @@ def _model_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
 
 
 __all__ = [
+    "MIXERS",
     "Augmentation",
     "Catalog",
     "Decoded",

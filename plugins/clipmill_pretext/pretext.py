@@ -11,12 +11,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from clipmill.plugin import Augmentation, Decoded, Meter, Plugin, Sample, View
+from clipmill.plugin import MIXERS, Augmentation, Decoded, Meter, Plugin, Sample, View
 from clipmill.takes import generator
 from clipmill_pretext import health
 from clipmill_pretext.meters import HealthTask
-
-MIXERS: frozenset[Augmentation] = frozenset({"mixup", "cutmix"})  # they need classes to mix
 
 
 class Pretext(Plugin):

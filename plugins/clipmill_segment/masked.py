@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from clipmill.errors import PluginError
-from clipmill.plugin import Augmentation, Catalog, Decoded, Info, Plugin, Sample, View
+from clipmill.plugin import MIXERS, Augmentation, Catalog, Decoded, Info, Plugin, Sample, View
 from clipmill.takes import Stream
 
 if TYPE_CHECKING:
     import torch
-
-MIXERS: frozenset[Augmentation] = frozenset({"mixup", "cutmix"})  # they mix classes of videos
 
 
 class Masked(Plugin):

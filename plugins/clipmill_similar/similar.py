@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from clipmill.errors import PlanError
 from clipmill.plugin import (
+    MIXERS,
     Augmentation,
     Catalog,
     Decoded,
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
     from clipmill_similar.network import Rule
 
-MIXERS: frozenset[Augmentation] = frozenset({"mixup", "cutmix"})  # they need classes to mix
 LEARNT = 0.6  # AUC, of one that has learnt something
 TEST_SEED = 20_060_617  # of the pairs of tests: the same ones for every run
 

@@ -10,11 +10,10 @@ from torch import nn
 
 from clipmill.contract.case import BATCH, Case, NotClaimed, Tensors, trainable
 from clipmill.errors import PluginError
-from clipmill.plugin import Plugin
+from clipmill.plugin import MIXERS, Plugin
 
 GRADIENT_STEPS = 5  # a layer that starts at zero lets gradients through only after some steps
 OVERFIT_STEPS = 120
-MIXERS = {"mixup", "cutmix"}
 SHARE = 0.25  # of its own, in the mixed batch that is tried
 
 

@@ -15,10 +15,11 @@ from clipmill.takes.spans import (
     snapped,
 )
 from clipmill.takes.table import Numbers, Stage, Takes, beside, joined, narrow
-from clipmill.takes.view import Augmentation, Stream, View
+from clipmill.takes.view import MIXERS, Augmentation, Stream, View
 
 __all__ = [
     "CROPS",
+    "MIXERS",
     "Augmentation",
     "Draw",
     "Links",

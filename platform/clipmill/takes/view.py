@@ -15,6 +15,7 @@ Augmentation = Literal[
     "crop", "resized_crop", "flip", "color", "grey", "blur", "erase", "mixup", "cutmix",
     "reverse", "jitter",
 ]  # fmt: skip
+MIXERS: frozenset[Augmentation] = frozenset({"mixup", "cutmix"})  # of two videos and their classes
 
 
 class View(BaseModel):
