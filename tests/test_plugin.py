@@ -112,6 +112,22 @@ def test_a_wrong_value_is_told_with_its_rule() -> None:
         plugin.make("c3d", {"width": -1})
 
 
+@pytest.mark.parametrize(
+    ("name", "fields", "learnt"),
+    [
+        ("c3d", {}, "one"),
+        ("c3d", {"labels": "several"}, "several"),
+        ("siamese", {}, "none"),
+        ("temporal_order", {}, "none"),
+        ("unet", {}, "masks"),
+    ],
+)
+def test_a_plugin_says_what_it_learns_of_records(
+    name: str, fields: dict[str, str], learnt: str
+) -> None:
+    assert plugin.make(name, fields).learns == learnt
+
+
 def test_a_plugin_is_a_frozen_value() -> None:
     one, other = plugin.make("c3d", {"width": 0.5}), plugin.make("c3d", {"width": 0.5})
     assert one == other

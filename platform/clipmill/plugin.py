@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 GROUP = "clipmill.plugins"
 Sample = dict[str, NDArray[Any]]
+Learnt = Literal["one", "several", "frames", "masks", "none"]  # classes of a record
 Part = tuple[float, float, float, float]  # left, top, right, bottom in shares of the picture
 
 
@@ -104,6 +105,11 @@ class Plugin(BaseModel):
         1,
         description="places in each of them: the middle, or the start, middle and end of its longer side",
     )
+
+    @property
+    def learns(self) -> Learnt:
+        """Of what kind the truth is that it needs of records; "none" takes all of them alike."""
+        return "one"
 
     def views(self) -> Mapping[str, View]:
         """What to decode, by name; `train` and `test` are used by the default plan."""
@@ -296,6 +302,7 @@ __all__ = [
     "Draw",
     "Entry",
     "Info",
+    "Learnt",
     "Meter",
     "Part",
     "Plugin",

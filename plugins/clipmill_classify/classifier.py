@@ -17,6 +17,7 @@ from clipmill.plugin import (
     Decoded,
     Draw,
     Info,
+    Learnt,
     Meter,
     Plugin,
     Sample,
@@ -110,6 +111,11 @@ class Classifier(Plugin):
 
     def __hash__(self) -> int:  # pydantic's own knows no mappings among the fields
         return hash((type(self), self.model_dump_json()))
+
+    @property
+    def learns(self) -> Learnt:
+        """What its labels are."""
+        return self.labels
 
     def views(self) -> Mapping[str, View]:
         """One clip, in training and at test."""

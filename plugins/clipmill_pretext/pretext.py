@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from clipmill.plugin import MIXERS, Augmentation, Decoded, Meter, Plugin, Sample, View
+from clipmill.plugin import MIXERS, Augmentation, Decoded, Learnt, Meter, Plugin, Sample, View
 from clipmill.takes import generator
 from clipmill_pretext import health
 from clipmill_pretext.meters import HealthTask
@@ -21,7 +21,6 @@ class Pretext(Plugin):
     """A task that needs no labels: videos with and without classes are alike to it."""
 
     family: ClassVar[str] = "pretext"
-    labels: ClassVar[str] = "none"
     metric: ClassVar[str] = "own_accuracy"
     higher_is_better: ClassVar[bool] = True
     falsified_by: ClassVar[frozenset[Augmentation]] = frozenset()  # augmentations, beside mixers
@@ -50,6 +49,11 @@ class Pretext(Plugin):
         if self.resize < self.size:
             raise ValueError(f"resize {self.resize} of at least size {self.size}")
         return self
+
+    @property
+    def learns(self) -> Learnt:
+        """No classes."""
+        return "none"
 
     @property
     def chance(self) -> float | None:

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from clipmill.errors import PluginError
-from clipmill.plugin import MIXERS, Augmentation, Catalog, Decoded, Info, Plugin, Sample, View
+from clipmill.plugin import (
+    MIXERS,
+    Augmentation,
+    Catalog,
+    Decoded,
+    Info,
+    Learnt,
+    Plugin,
+    Sample,
+    View,
+)
 from clipmill.takes import Stream
 
 if TYPE_CHECKING:
@@ -23,7 +33,6 @@ class Masked(Plugin):
     """Learns from frames with masks."""
 
     family: ClassVar[str] = "segment"
-    labels: ClassVar[str] = "masks"
     higher_is_better: ClassVar[bool] = True
     streams: ClassVar[tuple[Stream, ...]] = ("rgb", "mask")
 
@@ -41,6 +50,11 @@ class Masked(Plugin):
         if mixers := sorted({*augment} & MIXERS):
             raise ValueError(f"without {', '.join(mixers)}, with which a pixel has no one class")
         return augment
+
+    @property
+    def learns(self) -> Learnt:
+        """The classes of masks."""
+        return "masks"
 
     def views(self) -> Mapping[str, View]:
         """One frame with its masks."""

@@ -20,6 +20,7 @@ from clipmill.plugin import (
     Decoded,
     Draw,
     Info,
+    Learnt,
     Meter,
     Plugin,
     Sample,
@@ -56,7 +57,6 @@ class Similar(Plugin):
     """Embeds videos so that those of one identity are near each other; learns from pairs."""
 
     family: ClassVar[str] = "similar"
-    labels: ClassVar[str] = "none"  # records with and without classes are alike to it
     metric: ClassVar[str] = "auc"
     higher_is_better: ClassVar[bool] = True
     norm: ClassVar[Norm] = "squared"  # how its rule compares embeddings
@@ -98,6 +98,11 @@ class Similar(Plugin):
         if self.test_crops != 1:
             raise ValueError("test_crops 1: pairs are compared in the middle")
         return self
+
+    @property
+    def learns(self) -> Learnt:
+        """No classes: identities."""
+        return "none"
 
     def views(self) -> Mapping[str, View]:
         """One clip for each span; the views of second ones tell what they are to the first."""

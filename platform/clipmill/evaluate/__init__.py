@@ -126,7 +126,7 @@ def check(model: Model, catalog: Catalog | None = None, stage: Stage = "test") -
 
 def _check_masks(model: Model, catalog: Catalog) -> None:
     """Refuse masks whose numbers mean something else than those that were learnt."""
-    if getattr(model.plugin, "labels", "one") != "masks":
+    if model.plugin.learns != "masks":
         return
     there = model.plugin.class_names(catalog)
     told = ", ".join(there) or "none"

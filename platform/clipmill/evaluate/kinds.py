@@ -1,6 +1,6 @@
 """Kinds of answers: one class a video, several, or one a frame; what is true of each, its figures.
 
-A model's kind is that of its plugin's field `labels`, where it has one, and of what it answers.
+A model's kind is what its plugin learns, and what it answers.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ def class_counts(catalog: Catalog, plugin: Plugin) -> Mapping[str | None, int]:
     Of one that learns none, or those of masks, there are none: it may be asked about records with
     and without.
     """
-    labels = getattr(plugin, "labels", "one")
+    labels = plugin.learns
     if labels in ("none", "masks"):
         return {}
     if labels == "one":
