@@ -34,7 +34,7 @@ from clipmill.video.kept_masks import MaskHead, mask_member
 from clipmill.video.mask_json import is_json, read_drawn
 from clipmill.video.masks import VOID, Colours, Planes, PngReader, nearest, planes_of, turned
 from clipmill.video.read import from_key_frames
-from clipmill.video.scan import scan
+from clipmill.video.scan import Scan, scan
 from clipmill.video.source import Opened, decoded_frames, opened
 
 Numbers = npt.NDArray[np.int64]
@@ -75,28 +75,28 @@ class _Pictures:
 
 @dataclass(frozen=True)
 class _Film:
-    """A video."""
+    """A video; without a table where its packets do not tell its frames."""
 
     path: str
+    video: Opened
+    table: Scan | None
     colours: Colours | None
 
     def __len__(self) -> int:
-        with opened(self.path) as video:
-            if (table := scan(video, self.path)) is not None:
-                return len(table.shown)
-        with opened(self.path) as video:
-            return sum(1 for _ in decoded_frames(video))
+        if self.table is not None:
+            return len(self.table.shown)
+        with opened(self.path) as again:
+            return sum(1 for _ in decoded_frames(again))
 
     def at(self, numbers: Sequence[int]) -> Iterator[Planes]:
         """Give some of them."""
-        with opened(self.path) as video:
-            for frame in self._frames(video, numbers) if len(numbers) else ():
-                yield planes_of(frame, "its mask video", self.colours)
+        for frame in self._frames(numbers) if len(numbers) else ():
+            yield planes_of(frame, "its mask video", self.colours)
 
-    def _frames(self, video: Opened, numbers: Sequence[int]) -> Iterator[VideoFrame]:
+    def _frames(self, numbers: Sequence[int]) -> Iterator[VideoFrame]:
         """From the key frames before them; from the beginning where the packets do not tell."""
-        if (table := scan(video, self.path)) is not None:
-            for _, frame in from_key_frames(video, table, np.asarray(numbers)):
+        if self.table is not None:
+            for _, frame in from_key_frames(self.video, self.table, np.asarray(numbers)):
                 yield frame
             return
         wanted = set(numbers)
@@ -118,7 +118,8 @@ def opened_masks(path: str, colours: Colours | None = None) -> Iterator[MaskSour
     elif is_json(path):
         yield read_drawn(path, colours or {}, _by_numbers)
     else:
-        yield _Film(path, colours)
+        with opened(path) as film:
+            yield _Film(path, film, scan(film, path), colours)
 
 
 def _in_order(names: Sequence[str]) -> list[str]:
