@@ -20,7 +20,8 @@ from clipmill import picture as pictures
 from clipmill import plan as plans
 from clipmill.cli import app
 from clipmill.errors import ClipmillError, DataError
-from clipmill.picture import Seen, drawing, nearest, seen
+from clipmill.picture import drawing, nearest
+from clipmill.picture.seeing import Seen, seen
 from tiny import ingested, recipe_of
 
 runner = CliRunner()

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from clipmill_segment.network import SegmentNetwork, scaled
+from clipmill_classify.narrow import scaled
+from clipmill_segment.network import SegmentNetwork
 from clipmill_segment.unpooling import pooled, unpooled
 
 COLOURS = 3

@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from clipmill.errors import PluginError
 from clipmill_classify.frames import FrameEncoder
+from clipmill_classify.narrow import scaled
 from clipmill_segment.maps import Stage, maps_of, resolutions, stages
-from clipmill_segment.network import SegmentNetwork, drawn, scaled
+from clipmill_segment.network import SegmentNetwork, drawn
 
 
 class Head(NamedTuple):

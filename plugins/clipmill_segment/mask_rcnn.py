@@ -78,7 +78,7 @@ class MaskRCNN(Masked):
         told = [found(output) for output in outputs]
         self._follow(told, [output["thing_looks"] for output in outputs], takes.crop.tolist())
         answer = {"frames": numbers, "things": _listed(told, numbers)}
-        if any((np.asarray(output.get("truth", VOID)) != VOID).any() for output in outputs):
+        if any((output["truth"] != VOID).any() for output in outputs):
             true = [marked(output["truth"], output["true_things"]) for output in outputs]
             answer["truth"] = _listed(true, numbers)
         return answer

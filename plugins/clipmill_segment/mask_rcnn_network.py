@@ -25,8 +25,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from clipmill.errors import PluginError
 from clipmill.video import VOID
 from clipmill_classify.frames import FrameEncoder
+from clipmill_classify.narrow import scaled
 from clipmill_segment.maps import maps_of, resolutions, stages
-from clipmill_segment.network import scaled
 from clipmill_segment.region_pooling import MultiScaleRoIPool
 
 Batch = Mapping[str, torch.Tensor]

@@ -13,7 +13,6 @@ from torch.nn import functional
 from clipmill.video import VOID
 
 Batch = Mapping[str, torch.Tensor]
-LEAST_CHANNELS = 4
 
 
 class SegmentNetwork(nn.Module):
@@ -61,11 +60,6 @@ def pixel_loss(
     )
     known_B = (truth_BHW != VOID).sum((1, 2))
     return (wrong_BHW.sum((1, 2)) / known_B.clamp(min=1)).mean()
-
-
-def scaled(channels: int, width: float) -> int:
-    """A share of channels, in multiples of four."""
-    return max(LEAST_CHANNELS, 4 * round(channels * width / 4))
 
 
 def drawn(module: nn.Module) -> None:

@@ -4,6 +4,7 @@ It takes each region from the level that torchvision's `MultiScaleRoIAlign` take
 the two differ in nothing else.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -29,7 +30,7 @@ class MultiScaleRoIPool(nn.Module):
     ) -> torch.Tensor:
         """Maxima [regions of all frames, channels, side, side]."""
         seen = [maps[name] for name in self.names]
-        halvings = [round_log2(image_shapes[0][0] / each.shape[2]) for each in seen]
+        halvings = [round(math.log2(image_shapes[0][0] / each.shape[2])) for each in seen]
         frames = [torch.full_like(each[:, :1], at) for at, each in enumerate(boxes)]
         regions_R5 = torch.cat([torch.cat(frames), torch.cat(list(boxes))], 1)
         level_R = self._levels(regions_R5[:, 1:], halvings)
@@ -46,8 +47,3 @@ class MultiScaleRoIPool(nn.Module):
         octaves_R = torch.log2(sides_R2.prod(1).sqrt() / self.canonical_scale)
         levels_R = torch.floor(CANONICAL_LEVEL + octaves_R + NEARLY)
         return levels_R.clamp(halvings[0], halvings[-1]).long() - halvings[0]
-
-
-def round_log2(ratio: float) -> int:
-    """How often the sides were halved."""
-    return round(torch.tensor(ratio).log2().item())

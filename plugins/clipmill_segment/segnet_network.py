@@ -12,7 +12,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from clipmill_segment.network import SegmentNetwork, drawn, scaled
+from clipmill_classify.narrow import scaled
+from clipmill_segment.network import SegmentNetwork, drawn
 from clipmill_segment.unpooling import pooled, unpooled
 
 COLOURS = 3

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from clipmill_segment.network import SegmentNetwork, drawn, scaled
+from clipmill_classify.narrow import scaled
+from clipmill_segment.network import SegmentNetwork, drawn
 
 COLOURS = 3
 FINEST = 64  # channels at the frame's own resolution; twice as many at each coarser

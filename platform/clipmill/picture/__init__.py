@@ -25,7 +25,7 @@ from clipmill.picture.worst import worst
 from clipmill.plan import Plan
 from clipmill.video import sheet
 
-__all__ = ["FILMS", "Seen", "film_of", "picture", "seen"]
+__all__ = ["FILMS", "film_of", "picture"]
 
 MOST_COMPARED = 400  # videos among which neighbours are found
 NEIGHBOURS = 5
