@@ -446,6 +446,21 @@ def test_a_jail_that_nobody_closed_ends_with_its_process(tmp_path: Path) -> None
     assert is_gone(int(out)) and jail_folders(process.pid) == []
 
 
+def test_a_child_that_cannot_begin_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*given: Any, **options: Any) -> Any:
+        raise BlockingIOError("no more processes")
+
+    with Jail("test_jail:obey") as jailed:
+        before = set(os.listdir("/proc/self/fd")), jail_folders()
+        with monkeypatch.context() as patched:
+            patched.setattr(subprocess, "Popen", none_left)
+            for _ in range(2):
+                with pytest.raises(BlockingIOError):
+                    jailed.call({"do": "count"})
+        assert (set(os.listdir("/proc/self/fd")), jail_folders()) == before
+        assert jailed.call({"do": "count"})[0]["calls"] == 1
+
+
 def test_a_jail_error_travels() -> None:
     import pickle
 

@@ -24,7 +24,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Self
@@ -184,31 +184,21 @@ class _Child:
     def __init__(self, target: str, limits: Limits) -> None:
         self.owner = os.getpid()
         _sweep()
-        folder, folder_lock = _own_folder()
-        self.channel, theirs = socket.socketpair()
-        life, life_end = os.pipe()  # its one end stays here: when we are gone, the child knows
-        order = {
-            "path": [os.path.abspath(entry) for entry in sys.path],
-            "target": target,
-            "limits": asdict(limits),
-            "channel": theirs.fileno(),
-            "life": life,
-            "parent": self.owner,
-        }
-        here = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-X", "utf8", "-c", _BEGIN, json.dumps(order)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=(theirs.fileno(), life),
-                start_new_session=True,
-                env={**here, **ONE_THREAD, "TMPDIR": folder, "HOME": folder},
-            )
-        finally:
-            theirs.close()
-            os.close(life)
+        with ExitStack() as undo:  # where there are no more files or processes, nothing stays
+            folder = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{self.owner}-")
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            folder_lock = _locked(folder)
+            undo.callback(os.close, folder_lock)
+            self.channel, theirs = socket.socketpair()
+            undo.callback(self.channel.close)
+            with theirs:
+                life, life_end = os.pipe()  # our end: when we are gone, the child knows
+                undo.callback(os.close, life_end)
+                try:
+                    process = _begun(target, limits, theirs.fileno(), life, folder)
+                finally:
+                    os.close(life)
+            undo.pop_all()
         self._process = process
         self._words = bytearray()
         assert process.stderr is not None
@@ -278,12 +268,34 @@ def _listen(stream: IO[bytes], words: bytearray) -> None:
             del words[:-KEPT_WORDS_BYTES]
 
 
-def _own_folder() -> tuple[str, int]:
-    """Make a folder that is locked as long as this process lives."""
-    folder = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
+def _begun(
+    target: str, limits: Limits, channel: int, life: int, folder: str
+) -> subprocess.Popen[bytes]:
+    order = {
+        "path": [os.path.abspath(entry) for entry in sys.path],
+        "target": target,
+        "limits": asdict(limits),
+        "channel": channel,
+        "life": life,
+        "parent": os.getpid(),
+    }
+    here = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return subprocess.Popen(
+        [sys.executable, "-I", "-X", "utf8", "-c", _BEGIN, json.dumps(order)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        pass_fds=(channel, life),
+        start_new_session=True,
+        env={**here, **ONE_THREAD, "TMPDIR": folder, "HOME": folder},
+    )
+
+
+def _locked(folder: str) -> int:
+    """Lock a folder as long as this process lives."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    return folder, lock
+    return lock
 
 
 def _sweep() -> None:
