@@ -47,6 +47,15 @@ def test_what_comes_back_is_what_was_seen(
             assert np.array_equal(one[name], two[name]), name
 
 
+def test_a_video_of_which_nothing_is_looked_at_is_refused(looks: Looks, clip: bytes) -> None:
+    class Blind(type(looks.plugin)):  # type: ignore[misc]
+        def plan(self, *given: Any) -> Any:
+            return super().plan(*given)[:0]
+
+    with pytest.raises(VideoError, match="c3d looks at nothing"):
+        viewing.looked_at(replace(looks, plugin=Blind(**looks.plugin.model_dump())), clip)
+
+
 def test_looking_needs_no_torch() -> None:
     code = "import sys, clipmill.viewing; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

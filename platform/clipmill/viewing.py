@@ -27,6 +27,7 @@ Blobs = list[bytes]
 NUMBERS = "buif"  # kinds of arrays that may travel
 ALIGNED_BYTES = 64
 MOST_FPS = 1000.0
+KEY = "video"  # that a video goes by which is no record: pretexts ask their questions by it
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ def _check(bounds: Bounds, seconds: float, frames: float) -> None:
 def _asked(looks: Looks, seen: Seen, footage: feed.Footage | None) -> Asked:
     plan = _plan_of(looks, seen)
     takes = plan.epoch(0)
+    if not len(takes):
+        raise VideoError(f"a video of which {type(looks.plugin).name} looks at nothing", "another")
     batches = _batches(plan, takes, footage) if footage else iter(())
     told = {"spans": _spans(takes, seen.fps), "input": seen.input}
     return Asked(takes, batches, told, Clock(seen.fps, seen.frames), _part(looks.plugin, seen))
@@ -218,7 +221,7 @@ def _conforms(info: video.VideoInfo, profile: video.Profile) -> bool:
 def _plan_of(looks: Looks, seen: Seen) -> Plan:
     """A plan over a catalog of this one video."""
     row = {
-        "key": "video", "shard": "", "sha256": "", "split": "test", "members": [],
+        "key": KEY, "shard": "", "sha256": "", "split": "test", "members": [],
         "frames": seen.frames, "fps": seen.fps, "height": seen.height, "width": seen.width,
     }  # fmt: skip
     plain = {name: row.get(name) for name in catalog.SCHEMA.names}
