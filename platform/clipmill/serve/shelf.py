@@ -6,6 +6,7 @@ is now, and loads it.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from clipmill.serve.problems import Refusal
 from clipmill.viewing import Looks
 
 RETRY_SECONDS = 10
+AGAIN_SECONDS = 60  # until a version that failed is tried again, while the last one serves
 
 log = logging.getLogger("clipmill.serve")
 
@@ -63,6 +65,13 @@ class _Place:
     served: Served | None = None
     fault: str = ""  # why the last attempt failed
     tried: str | None = None  # the version that was tried last
+    tried_at: float = 0.0  # on the clock that never goes back
+
+    def is_due(self, now: str | None) -> bool:
+        """Whether to load what its source has: another version, or one that failed a while ago."""
+        if self.served is None or (now is not None and now != self.tried):
+            return True
+        return bool(self.fault) and time.monotonic() - self.tried_at >= AGAIN_SECONDS
 
 
 class Shelf:
@@ -82,6 +91,7 @@ class Shelf:
             raise faults[0]
 
     def _load(self, place: _Place) -> Exception | None:
+        place.tried_at = time.monotonic()
         try:
             place.tried = place.source.version()
             served = place.source.load()
@@ -100,7 +110,7 @@ class Shelf:
             except Exception as error:  # a registry that is away: what is here serves on
                 log.warning("model %s: %s", place.source.name, error)
                 continue
-            if place.served is None or (now is not None and now != place.tried):
+            if place.is_due(now):
                 self._load(place)
 
     def watch(self, every_seconds: float) -> None:
