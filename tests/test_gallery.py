@@ -55,6 +55,27 @@ def test_a_test_goes_by_the_threshold_of_the_validation(
     assert tested["metrics"]["pairs_same"] == 12 and tested["videos"] == 6
 
 
+def test_a_server_tells_whom_its_gallery_knows(
+    run: dict[str, Any], files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the command line starts it, up to the door."""
+    known, folder = str(tmp_path / "known.safetensors"), str(Path(run["folder"]).parent)
+    api.gallery_enrol(known, "alike", "two", files["two"], folder=folder)
+    found = {}
+
+    def opened(app: Any, **options: Any) -> None:
+        served = app.state.service.shelf.find("alike")
+        found.update(served.match(gallery.embedding_of(served.model, files["two"])))
+
+    monkeypatch.setattr("clipmill.serve.run", opened)
+    monkeypatch.setattr("clipmill.serve.app.Service.warm", lambda service: None)
+    api.serve(["alike"], port=0, galleries={"alike": known}, folder=folder)
+    (match,) = api.gallery_match(known, "alike", [files["two"]], folder=folder)["matches"]
+    assert found["identity"] == "two" and {"file": files["two"], **found} == match
+    with pytest.raises(UsageError, match="a gallery for other; wanted one of the models served"):
+        api.serve(["alike"], port=0, galleries={"other": known}, folder=folder)
+
+
 def test_enrolled_by_a_picture_or_a_video_and_matched(
     run: dict[str, Any], files: dict[str, str], tmp_path: Path
 ) -> None:
