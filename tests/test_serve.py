@@ -22,7 +22,7 @@ import pytest
 
 from clipmill import infer, serve
 from clipmill.errors import BusyError, UsageError
-from clipmill.serve.listen import SameHost, address_of
+from clipmill.serve.listen import SameHost, address_of, server_on
 from clipmill.serve.page import PAGE
 from serving import (
     CLASSES,
@@ -418,6 +418,20 @@ def test_loopback_answers_only_to_its_own_names_and_page(
     assert response.status_code == status
     if status != 200:
         told_problem(response, status)
+
+
+def test_a_name_of_loopback_may_be_written_in_capitals(models: dict[str, infer.Model]) -> None:
+    app = app_of(models)
+    with serve.bind("LOCALHOST", 0) as door:
+        config = server_on(door, app, host="MyMachine", token=TOKEN).config
+
+    async def status() -> int:
+        transport = httpx.ASGITransport(config.app)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://MyMachine") as client:
+            return (await client.get("/healthz")).status_code
+
+    assert anyio.run(status) == 200
+    app.state.service.close()
 
 
 def test_on_a_network_pages_of_others_are_refused_too(models: dict[str, infer.Model]) -> None:

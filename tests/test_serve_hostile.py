@@ -3,7 +3,6 @@
 import contextlib
 import random
 import re
-import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -217,7 +216,7 @@ def test_who_comes_when_all_is_busy_is_told_when_to_come_again(clips: list[bytes
             line.sendall(head_of(client, KIND, f"Content-Length: {len(body)}") + body)
             until(lambda: desk.waiting == 2)
             refused = client.post(PREDICT, files={"video": clips[2]})
-            assert "2 videos that wait" in told_problem(refused, 429)
+            assert "2 videos that wait; wanted fewer than 2" in told_problem(refused, 429)
             assert 1 <= int(refused.headers["retry-after"]) <= 60
             assert client.get("/healthz").status_code == 200
         until(lambda: desk.waiting == 1)  # the line was cut
@@ -226,6 +225,37 @@ def test_who_comes_when_all_is_busy_is_told_when_to_come_again(clips: list[bytes
         until(lambda: desk.waiting == desk.receiving == 0)
         assert client.post(PREDICT, files={"video": clips[2]}).status_code == 200
         assert 'status="499"' in client.get("/metrics").text
+
+
+def test_more_uploads_than_there_is_room_for_are_sent_away(
+    models: dict[str, infer.Model], clips: list[bytes]
+) -> None:
+    with server_of(models, receiving=0) as (client, _):
+        refused = client.post(PREDICT, files={"video": clips[0]})
+        assert "0 requests under way; wanted fewer than 0" in told_problem(refused, 429)
+        assert refused.headers["retry-after"] == "1"
+
+
+def test_a_slow_network_does_not_let_decoded_videos_pile_up(clips: list[bytes]) -> None:
+    model, count = model_of("still"), 5
+    with (
+        held(model) as let_go,
+        server_of({"still": model}, decoders=1, ahead=1) as (client, app),
+        ThreadPoolExecutor(count) as pool,
+    ):
+        desk = app.state.service.desk
+        asked = [pool.submit(client.post, PREDICT, files={"video": clips[0]}) for _ in range(count)]
+        until(lambda: desk.waiting == count and decoded(client) == 2)
+        threading.Event().wait(0.3)  # in which a free decoder would take the next
+        assert decoded(client) == 2
+        let_go()
+        assert [each.result().status_code for each in asked] == [200] * count
+
+
+def decoded(client: httpx.Client) -> int:
+    told = client.get("/metrics").text
+    (count,) = re.findall(r"^clipmill_decode_seconds_count (\S+)", told, re.M)
+    return int(float(count))
 
 
 def test_a_video_that_takes_too_long_is_refused_and_its_decoder_ended(
@@ -240,28 +270,35 @@ def test_a_video_that_takes_too_long_is_refused_and_its_decoder_ended(
 def test_a_slow_client_holds_nothing_and_is_told_so(
     models: dict[str, infer.Model], clips: list[bytes]
 ) -> None:
-    with server_of(models, decoders=1, waiting=0, idle_seconds=0.2, head_seconds=0.2) as (
-        client,
-        _,
+    with (
+        server_of(models, decoders=1, waiting=0, idle_seconds=0.2, head_seconds=0.2) as (
+            client,
+            _,
+        ),
+        connected(client) as line,
+        connected(client) as mute,
     ):
-        with connected(client) as line, connected(client) as mute:
-            line.sendall(head_of(client, KIND, "Content-Length: 9000") + START)
-            mute.sendall(b"POST ")
-            # The only decoder is free for others.
-            assert client.post(PREDICT, files={"video": clips[0]}).status_code == 200
-            status, body = answer_on(line)
-            assert status == 408 and "nothing for 0.2 s" in body
-            assert mute.recv(100) == b""  # closed: its head never came
-        with connected(client) as line:
-            line.sendall(head_of(client, KIND, "Content-Length: 9000"))
-            trickled(line)
-            assert line.recv(1 << 16) == b"" or True
+        line.sendall(head_of(client, KIND, "Content-Length: 9000") + START)
+        mute.sendall(b"POST ")
+        # The only decoder is free for others.
+        assert client.post(PREDICT, files={"video": clips[0]}).status_code == 200
+        status, body = answer_on(line)
+        assert status == 408 and "nothing for 0.2 s" in body
+        assert mute.recv(100) == b""  # closed: its head never came
 
 
-def trickled(line: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        for at in range(0, len(START), 8):
-            line.sendall(START[at : at + 8])
+@pytest.mark.parametrize("token", [TOKEN, "wrong"])
+def test_who_goes_on_after_the_answer_is_cut_off(
+    models: dict[str, infer.Model], token: str
+) -> None:
+    """A body that nobody reads any more, a byte now and then, would hold its connection for ever."""
+    with server_of(models, head_seconds=0.2) as (client, _), connected(client) as line:
+        head = head_of(client, "Content-Type: text/plain", "Content-Length: 9000")
+        line.sendall(head.replace(TOKEN.encode(), token.encode()))
+        assert answer_on(line)[0] == (415 if token == TOKEN else 401)
+        line.sendall(b"x")
+        line.settimeout(10)
+        assert line.recv(100) == b""
 
 
 def test_a_trickle_is_refused(models: dict[str, infer.Model]) -> None:

@@ -19,11 +19,12 @@ class Allowed:
     pictures: int = 16
     decoders: int = CORES
     waiting: int = 16 * CORES  # that are whole and have no decoder yet
+    ahead: int = 8  # that are decoded and wait for their network, each with all its frames
     receiving: int = 256  # that are still on their way here, or wait
     idle_seconds: float = 20.0  # between two pieces of an upload
     grace_seconds: float = 20.0  # before its speed counts
     least_bytes_a_second: int = 16 << 10
-    head_seconds: float = 20.0  # for the head of a request
+    head_seconds: float = 20.0  # for the head of a request, or the rest of one that is answered
     connections: int = 1024
     bounds: Bounds = field(default_factory=Bounds)
     cell: jail.Limits = field(default_factory=lambda: jail.Limits(memory_bytes=1 << 30))

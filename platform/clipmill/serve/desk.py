@@ -36,6 +36,8 @@ class Desk:
         self.allowed, self.metrics = allowed, Metrics()
         self.decoders = Decoders(allowed, died=self.metrics.deaths.inc)
         self.computer = Computer(self._computed)
+        # What is decoded lies in memory until a slow network has seen it.
+        self._decoded = asyncio.Semaphore(allowed.decoders + allowed.ahead)
         self.receiving = self.waiting = 0
         for name, told in (
             ("receiving", "Requests whose body is not read yet"),
@@ -56,12 +58,12 @@ class Desk:
     @asynccontextmanager
     async def received(self, request: Request, *, batch: bool = False) -> AsyncGenerator[Upload]:
         """Read what a request brings; who comes when all is busy is sent away before that."""
-        self._refuse_when_full(self.receiving >= self.allowed.receiving)
-        self._refuse_when_full(self._is_full())
+        self._refuse(self.receiving, "requests under way", self.allowed.receiving)
+        self._refuse_when_full()
         self.receiving += 1
         try:
             async with received(request, self.allowed, batch=batch) as upload:
-                self._refuse_when_full(self._is_full())
+                self._refuse_when_full()
                 self.waiting += 1
                 try:
                     yield upload
@@ -70,17 +72,19 @@ class Desk:
         finally:
             self.receiving -= 1
 
-    def _is_full(self) -> bool:
-        return self.waiting >= self.allowed.decoders + self.allowed.waiting
+    def _refuse_when_full(self) -> None:
+        most = self.allowed.decoders + self.allowed.waiting
+        self._refuse(self.waiting, "videos that wait", most)
 
-    def _refuse_when_full(self, is_full: bool) -> None:
-        if is_full:
-            ahead = self.waiting * self.decoders.seconds / self.allowed.decoders
-            seconds = min(MOST_RETRY_SECONDS, max(1, round(ahead)))
-            raise Refusal(
-                429, f"{self.waiting} videos that wait", f"fewer than {self.allowed.waiting}",
-                f"come again in {seconds} s", {"Retry-After": str(seconds)},
-            )  # fmt: skip
+    def _refuse(self, count: int, what: str, most: int) -> None:
+        if count < most:
+            return
+        ahead = self.waiting * self.decoders.seconds / self.allowed.decoders
+        seconds = min(MOST_RETRY_SECONDS, max(1, round(ahead)))
+        raise Refusal(
+            429, f"{count} {what}", f"fewer than {most}", f"come again in {seconds} s",
+            {"Retry-After": str(seconds)},
+        )  # fmt: skip
 
     async def answer(
         self, served: Served, upload: Upload, place: int | None = None, *, each_frame: bool = False
@@ -88,11 +92,12 @@ class Desk:
         """Answer the video, or the pictures, of a request; or one video of several."""
         files = upload.files if place is None else upload.files[place : place + 1]
         began = time.monotonic()
-        asked = await self.decoders.decode(served.looks, upload.kind, files)
-        decoded = time.monotonic()
-        self.metrics.decode_seconds.observe(decoded - began)
-        results = await asyncio.wrap_future(self.computer.submit(served.model, asked))
-        self.metrics.network_seconds.observe(time.monotonic() - decoded)
+        async with self._decoded:
+            asked = await self.decoders.decode(served.looks, upload.kind, files)
+            decoded = time.monotonic()
+            self.metrics.decode_seconds.observe(decoded - began)
+            results = await asyncio.wrap_future(self.computer.submit(served.model, asked))
+            self.metrics.network_seconds.observe(time.monotonic() - decoded)
         return await asyncio.to_thread(told, served, asked, results, each_frame)
 
 

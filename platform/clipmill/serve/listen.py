@@ -102,7 +102,11 @@ class SameHost:
 
 
 def _patient(seconds: float) -> type[H11Protocol]:
-    """HTTP that waits so long, and no longer, for the head of a request that has begun."""
+    """HTTP that waits so long, and no longer, for what a client owes and no app waits for.
+
+    That is the head of a request that has begun, and the rest of a body that was answered before
+    its end: uvicorn forgets its own clock with the first byte that comes after the answer.
+    """
 
     class Patient(H11Protocol):
         _late: asyncio.TimerHandle | None = None
@@ -119,8 +123,11 @@ def _patient(seconds: float) -> type[H11Protocol]:
             super().connection_lost(exc)
             self._forget()
 
+        def _is_owed(self) -> bool:
+            return self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE
+
         def _expect(self) -> None:
-            if self.conn.their_state is not h11.IDLE:
+            if not self._is_owed():
                 self._forget()
             elif self._late is None:
                 self._late = self.loop.call_later(seconds, self._close)
@@ -131,7 +138,7 @@ def _patient(seconds: float) -> type[H11Protocol]:
                 self._late = None
 
         def _close(self) -> None:
-            if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            if self._is_owed() and not self.transport.is_closing():
                 self.transport.close()
 
     return Patient
@@ -163,7 +170,7 @@ def server_on(
         raise UsageError(f"no token on {host}", "a token wherever others can reach the server")
     address, service = address_of(listener, host), app.state.service
     config = uvicorn.Config(
-        SameHost(app, LOOPBACK_NAMES | {host} if local else None),
+        SameHost(app, LOOPBACK_NAMES | {host.lower()} if local else None),
         http=_patient(service.allowed.head_seconds),
         limit_concurrency=service.allowed.connections,
         log_level="warning",
