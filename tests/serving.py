@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import torch
 from fastapi import FastAPI
+from numpy.typing import NDArray
 
 from clipmill import infer, recipe, serve, video
 from clipmill.serve.listen import server_on
@@ -85,6 +86,11 @@ def walk(
     pictures = rng.integers(0, 60, (frames, *size, 3), dtype=np.uint8)
     for place, frame in enumerate(pictures):
         frame[16:32, place % 50 : place % 50 + 14] = 230
+    return video_of(pictures, fps)
+
+
+def video_of(pictures: NDArray[np.uint8], fps: float = 25) -> bytes:
+    """These frames as a file."""
     out = io.BytesIO()
     video.encode(out, pictures, fps=fps)
     return out.getvalue()

@@ -18,11 +18,13 @@ from serving import (
     CLASSES,
     PREDICT,
     TOKEN,
+    app_of,
     client_of,
     made,
     model_of,
     numbers_in,
     told_problem,
+    video_of,
     walk,
 )
 
@@ -121,6 +123,23 @@ def test_a_model_that_does_not_load_leaves_the_others_serving(
     assert predict(client, "late", clip).json()["version"] == "1"
 
 
+def test_a_version_that_failed_is_tried_again_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its files may have been out of reach for a moment; the last version serves meanwhile."""
+    registry = Registry()
+    shelf = serve.Shelf([registry.source("still")])
+    shelf.load()
+    registry.now = "2"
+    shelf.refresh()
+    registry.broken = set()
+    shelf.refresh()  # too soon: a version that is really broken is not read all the time
+    assert shelf.find("still").version == "1"
+    monkeypatch.setattr("clipmill.serve.shelf.AGAIN_SECONDS", 0)
+    shelf.refresh()
+    assert (shelf.find("still").version, shelf.states()) == ("2", {"still": "ready"})
+
+
 def test_a_server_without_one_model_is_told_why() -> None:
     broken = Registry()
     broken.broken = {"1"}
@@ -178,6 +197,26 @@ def test_a_batch_answers_each_video_or_tells_what_is_wrong_with_it(
     assert told[1]["problem"]["status"] == 400
     many = [("video", ("v", b"x"))] * (ALLOWED.batch_videos + 1)
     told_problem(client.post("/v1/models/still/batch", files=many), 400)
+
+
+def test_a_network_that_fails_for_one_of_a_batch_answers_the_others(
+    clip: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = model_of("still")
+    predict = model.module.predict
+
+    def picky(batch: Any, *rest: Any) -> Any:
+        if len(batch["rgb"]) and float(batch["rgb"].min()) > 1:
+            raise RuntimeError("a secret of the house")
+        return predict(batch, *rest)
+
+    model.module.predict = picky
+    white = video_of(np.full((25, 48, 64, 3), 255, np.uint8))
+    with client_of(app_of({"still": model})) as client:
+        files = [("video", (name, data)) for name, data in (("a", white), ("b", clip))]
+        first, second = client.post("/v1/models/still/batch", files=files).json()["answers"]
+    assert first["problem"]["status"] == 500 and "secret" not in first["problem"]["detail"]
+    assert second["classes"] and "a secret of the house" in caplog.text
 
 
 def test_pictures_are_answered_as_the_frames_of_a_video(client: httpx.Client) -> None:

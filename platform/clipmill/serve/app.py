@@ -5,6 +5,7 @@ Routes and what they tell; the work is the desk's. Knows neither registry nor so
 
 import asyncio
 import hmac
+import logging
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from clipmill.serve.desk import Desk, unless_left
 from clipmill.serve.page import page_response
 from clipmill.serve.problems import (
     CLIENT_LEFT,
+    FAILED,
     Refusal,
     body_of,
     described,
@@ -43,6 +45,8 @@ from clipmill.serve.schemas import (
 )
 from clipmill.serve.shelf import Served, Shelf, Source
 from clipmill.serve.upload import KIND, Upload
+
+log = logging.getLogger("clipmill.serve")
 
 REFUSED = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503)
 
@@ -228,7 +232,11 @@ async def _several(
                 answer = await desk.answer(served, upload, place, each_frame=each_frame)
             return {**file, **answer, **own}
         except ClipmillError as error:
-            return {**file, "problem": body_of(status_of(error), str(error)).model_dump()}
+            problem = body_of(status_of(error), str(error))
+        except Exception:
+            log.exception("a video of a batch")
+            problem = body_of(500, FAILED)
+        return {**file, "problem": problem.model_dump()}
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(place)) for place in range(len(upload.files))]

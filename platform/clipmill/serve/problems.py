@@ -17,6 +17,7 @@ from clipmill.errors import ClipmillError, PluginError, TooLongError, UsageError
 
 MEDIA_TYPE = "application/problem+json"
 CLIENT_LEFT = 499  # nobody reads it; it only has to be no success
+FAILED = "the server failed; its log says why"  # which has the traceback; strangers get none of it
 
 
 class Refusal(UsageError):
@@ -99,7 +100,5 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        # The server's log has the traceback; strangers get none of it. uvicorn closes the
-        # connection after an exception, which the client has to know.
-        told = "the server failed; its log says why"
-        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, told, {"Connection": "close"})
+        # uvicorn closes the connection after an exception, which the client has to know.
+        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, FAILED, {"Connection": "close"})
