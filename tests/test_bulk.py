@@ -5,7 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +26,8 @@ import tiny
 from clipmill import api, bulk, catalog, evaluate, feed, infer
 from clipmill import plan as plans
 from clipmill import recipe as recipes
-from clipmill.bulk import near
-from clipmill.bulk.parts import cut
+from clipmill.bulk import near, pool
+from clipmill.bulk.parts import Cut, Parts, cut
 from clipmill.errors import DataError, UsageError
 from clipmill.evaluate.pieces import pieces
 from clipmill.features.rows import described
@@ -93,6 +97,27 @@ def test_actors_on_ray_give_the_same_table(
     done = [each for each, _ in told]
     assert done[0] == 0 and done[-1] == RECORDS and done == sorted(done)
     assert all(left >= 0 for _, left in told[1:]) and told[-1][1] == 0
+
+
+def test_threads_of_an_actor_ask_its_network_one_after_another(model: Model) -> None:
+    inside, most, together = list[int](), list[int](), threading.Barrier(2)
+
+    class Watchful(torch.nn.Module):
+        def predict(self, batch: Any) -> tuple[dict[str, torch.Tensor], None]:
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.02)
+            inside.pop()
+            return {}, None
+
+    def ask(_: int) -> None:
+        together.wait()
+        question.ask({})
+
+    question = pool.one_at_a_time(replace(model, module=Watchful()), None)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(ask, range(8)))
+    assert most == [1] * 8
 
 
 @pytest.mark.slow
@@ -320,3 +345,10 @@ def test_parts_hold_all_pieces_in_order(count: int, frames: int) -> None:
     assert [piece for part in made.pieces for piece in part] == whole
     assert sum(made.records) == count and sum(made.frames) == len(plan.epoch(0))
     assert json.loads(json.dumps(made.records)) == made.records
+
+
+def test_parts_lie_beside_their_table_whatever_its_store() -> None:
+    none = Cut([], [], [])
+    assert Parts("/data/a.parquet", none, {}).folder == "/data/a.parquet.parts"
+    where = "?region=eu-west-1"
+    assert Parts(f"s3://b/a.parquet{where}", none, {}).folder == f"s3://b/a.parquet.parts{where}"

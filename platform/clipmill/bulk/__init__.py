@@ -52,7 +52,7 @@ def run(
     machine or the cluster has, or this process where there is little to do.
     """
     began, out = time.monotonic(), storage.absolute(out)
-    if not out.endswith(SUFFIX):
+    if not storage.name_of(out).endswith(SUFFIX):
         raise UsageError(f"the table {out}", f"a file that ends in {SUFFIX}", "name it in --out")
     catalog = catalogs.load(data).part(split=split, where=where)
     plan = plans.of_all(model.recipe, catalog)

@@ -54,7 +54,8 @@ class Parts:
     """A table on its way: what is there of it, what is not, and the whole of it."""
 
     def __init__(self, out: str, given: Cut, told: dict[str, Any]) -> None:
-        self.out, self.folder = out, f"{out}.parts"
+        self.out = out
+        self.folder = storage.join(storage.parent(out), f"{storage.name_of(out)}.parts")
         self.pieces, self.records, self.frames = given.pieces, given.records, given.frames
         edges = [[part[0].start, part[-1].stop] for part in self.pieces]
         digest = hashlib.sha256(json.dumps(edges).encode()).hexdigest()
@@ -64,9 +65,7 @@ class Parts:
     def __enter__(self) -> Self:
         self.is_joined = self._is_whole()
         if self.is_joined:
-            storage.remove_folder(
-                self.folder
-            )  # where it was broken off after the last step but one
+            storage.remove_folder(self.folder)  # if it was broken off just before that
             return self
         self._held.enter_context(storage.holding(self.folder, "clipmill predict"))
         try:
@@ -83,9 +82,6 @@ class Parts:
         trace: TracebackType | None,
     ) -> None:
         self._held.close()
-        if not self.is_joined:
-            return
-        storage.remove_folder(self.folder)
 
     def _is_whole(self) -> bool:
         if not storage.exists(self.out):
@@ -116,12 +112,15 @@ class Parts:
                 )
         else:
             storage.put_json(path, self.told)
-        if not storage.is_remote(self.folder):
-            storage.remove_parts(self.folder)
+        storage.remove_parts(self.folder)
         names = {storage.name_of(path) for path in storage.list_files(self.folder)}
-        self.done = [at for at in range(len(self.pieces)) if self._name(at) in names]
+        self.done = [at for at in self._numbers if self._name(at) in names]
         there = set(self.done)
-        self.todo = [at for at in range(len(self.pieces)) if at not in there]
+        self.todo = [at for at in self._numbers if at not in there]
+
+    @property
+    def _numbers(self) -> range:
+        return range(len(self.pieces))
 
     def _name(self, number: int) -> str:
         part = self.pieces[number]
@@ -137,13 +136,13 @@ class Parts:
 
     def tables(self) -> Iterator[pa.Table]:
         """All parts, in the order of the plan."""
-        for number in range(len(self.pieces)):
-            store, inner = storage.store_of(self._path(number))
+        for path in map(self._path, self._numbers):
+            store, inner = storage.store_of(path)
             yield pq.read_table(inner, filesystem=store)
 
     def join(self, told: dict[str, Any], more: pa.ChunkedArray | None = None) -> None:
         """Put all parts into the table, with a column more if there is one."""
-        schema = pa.unify_schemas([rows.SCHEMA, *(table.schema for table in self.tables())])
+        schema = pa.unify_schemas([rows.SCHEMA, *map(_schema, map(self._path, self._numbers))])
         if more is not None:
             schema = schema.append(pa.field(rows.NEIGHBOURS, more.type))
         schema = schema.with_metadata({TOLD: json.dumps(told)})
@@ -155,6 +154,8 @@ class Parts:
                 writer.write_table(_filled(table, schema))
                 at += len(table)
         self.is_joined = True
+        # While it is held: nobody may have begun there again.
+        self._held.callback(storage.remove_folder, self.folder)
 
     def counts(self) -> dict[str, int]:
         """What became of the records of the whole table."""
@@ -172,10 +173,14 @@ def _filled(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _told(path: str) -> dict[str, Any]:
+def _schema(path: str) -> pa.Schema:
     store, inner = storage.store_of(path)
+    return pq.read_schema(inner, filesystem=store)
+
+
+def _told(path: str) -> dict[str, Any]:
     try:
-        found = (pq.read_schema(inner, filesystem=store).metadata or {}).get(TOLD, b"{}")
+        found = (_schema(path).metadata or {}).get(TOLD, b"{}")
         told: dict[str, Any] = json.loads(found)
     except (pa.ArrowException, OSError) as error:
         raise StorageError(

@@ -3,6 +3,7 @@
 A lost actor is replaced, and its parts are begun again. Knows neither files nor what a row is.
 """
 
+import threading
 from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from clipmill import cluster, infer
 from clipmill.bulk.asking import Asked, asked_of
 from clipmill.errors import ClipmillError, RunError
 from clipmill.evaluate import work
-from clipmill.evaluate.work import Answered
+from clipmill.evaluate.work import Answered, Question
 from clipmill.infer import Model, Packed
 from clipmill.plan import Plan
 
@@ -30,7 +31,7 @@ class Worker:
         # Before its threads do so one after another: with others, sums differ in their last bits.
         torch.set_num_threads(self.model.recipe.train.threads)
         self.plan, self.feeds = plan, feeds
-        self.question = asked_of(self.model, asked)
+        self.question = one_at_a_time(self.model, asked_of(self.model, asked))
 
     def answer(self, pieces: Sequence[range]) -> list[Answered]:
         """Answer one part."""
@@ -39,6 +40,24 @@ class Worker:
                 self.model, self.plan, pieces, "ray", question=self.question, feeds=self.feeds
             )
         )
+
+
+def one_at_a_time(model: Model, asked: Question | None) -> Question:
+    """The question, put to a network by one thread after another.
+
+    Some networks keep what goes through their layers on the way: of two batches at once, one would
+    get what is of the other.
+    """
+    lock = threading.Lock()
+    module: Any = model.module
+
+    def ask(batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        with lock:
+            told: Mapping[str, torch.Tensor]
+            told = asked.ask(batch) if asked else module.predict(batch)[0]
+            return told
+
+    return Question(ask, asked.join if asked else model.plugin.answer)
 
 
 def answered(
