@@ -6,7 +6,10 @@ import socket
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -220,6 +223,33 @@ def test_nobody_at_the_address_is_told_in_one_line() -> None:
         api.submit("nowhere", address=address)
     with pytest.raises(UsageError, match="submit on a cluster"):
         api.submit(command=["submit", "x"], address=address)
+
+
+class Halting:
+    """A head's client whose first answers do not come."""
+
+    def __init__(self, faults: int) -> None:
+        self.faults = faults
+
+    def get_job_info(self, job: str) -> Any:
+        if self.faults:
+            self.faults -= 1
+            raise ConnectionError("reset by peer")
+        return SimpleNamespace(status=SimpleNamespace(is_terminal=lambda: True))
+
+    def get_job_logs(self, job: str) -> str:
+        return "all of it"
+
+
+@pytest.mark.parametrize("ask", [follow.wait, lambda there, job: follow.follow(there, job, print)])
+def test_a_connection_that_breaks_for_a_while_is_borne(
+    ask: Callable[[head.Head, str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "LOOK_SECONDS", 0.0)
+    assert ask(head.Head("http://a:1", Halting(2)), "it") in (None, "all of it")
+    monkeypatch.setattr(follow, "PATIENCE_SECONDS", 0.0)
+    with pytest.raises(RunError, match="does not answer any more: reset by peer.*it may go on"):
+        ask(head.Head("http://a:1", Halting(1000)), "it")
 
 
 def test_the_result_is_the_last_object_that_was_printed() -> None:

@@ -17,7 +17,6 @@ from clipmill.jobs.head import Head
 
 __all__ = ["Order", "listed", "logs", "stop", "submit", "wait"]
 
-LOOK_SECONDS = 1.0
 STOPPED_CODE = 143  # as of a process that SIGTERM has ended
 
 Write = Callable[[str], None]
@@ -91,7 +90,7 @@ def stop(job: str, address: str | None = None) -> dict[str, Any]:
     with head.at(address, job) as there:
         was_running = there.client.stop_job(job)
         with _let_alone(job, there.address):
-            _wait(there, job)
+            following.wait(there, job)
         state = _state(there, job)
         return {**state, "exit_code": 0, "was_running": was_running}
 
@@ -99,13 +98,8 @@ def stop(job: str, address: str | None = None) -> dict[str, Any]:
 def wait(job: str, address: str | None = None) -> dict[str, Any]:
     """Wait until a job has ended."""
     with head.at(address, job) as there, _let_alone(job, there.address):
-        _wait(there, job)
+        following.wait(there, job)
         return _ended(there, job)
-
-
-def _wait(there: Head, job: str) -> None:
-    while not there.client.get_job_info(job).status.is_terminal():
-        time.sleep(LOOK_SECONDS)
 
 
 def _state(there: Head, job: str) -> dict[str, Any]:

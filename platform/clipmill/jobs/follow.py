@@ -1,13 +1,15 @@
-"""What a job prints, as it prints it, through connections that break.
+"""What a job prints, as it prints it, and that it has ended, through connections that break.
 
 Knows nothing of what it means, but that the last line may be a JSON object.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import ClientError
@@ -33,27 +35,56 @@ class Printed:
         self.end = (self.end + text)[-KEPT_CHARACTERS:]
 
 
+@dataclass
+class _Patience:
+    """Asks whether a job has ended, and bears connections that break, as long as it may."""
+
+    there: Head
+    job: str
+    silent_since: float | None = None
+
+    def is_over(self) -> bool:
+        """Ask the head."""
+        ended = bool(self.there.client.get_job_info(self.job).status.is_terminal())
+        self.silent_since = None
+        return ended
+
+    @contextlib.contextmanager
+    def borne(self) -> Iterator[None]:
+        """While it lasts, a connection may break."""
+        try:
+            yield
+        except (OSError, RuntimeError, ClientError) as error:
+            if "404" in str(error):
+                raise
+            self.silent_since = self.silent_since or time.monotonic()
+            if time.monotonic() - self.silent_since > PATIENCE_SECONDS:
+                raise RunError(
+                    f"{self.there.address} does not answer any more: {error}",
+                    "a head that does",
+                    f"{self.job} may go on: `clipmill jobs logs {self.job} --follow`",
+                ) from error
+
+
+def wait(there: Head, job: str) -> None:
+    """Wait until a job has ended."""
+    patience = _Patience(there, job)
+    while True:
+        with patience.borne():
+            if patience.is_over():
+                return
+        time.sleep(LOOK_SECONDS)
+
+
 def follow(there: Head, job: str, write: Callable[[str], None]) -> str:
     """Tell all that a job prints until it has ended; give the end of it."""
-    printed, silent_since = Printed(write), None
+    printed, patience = Printed(write), _Patience(there, job)
     while True:
-        try:
-            is_over = there.client.get_job_info(job).status.is_terminal()
-            silent_since = None
-            if is_over:
+        with patience.borne():
+            if patience.is_over():
                 printed.add(there.client.get_job_logs(job)[printed.count :])
                 return printed.end
             asyncio.run(_tail(there, job, printed))
-        except (OSError, RuntimeError, ClientError) as error:  # a connection that broke
-            if "404" in str(error):
-                raise
-            silent_since = silent_since or time.monotonic()
-            if time.monotonic() - silent_since > PATIENCE_SECONDS:
-                raise RunError(
-                    f"{there.address} does not answer any more: {error}",
-                    "a head that does",
-                    f"{job} may go on: `clipmill jobs logs {job} --follow`",
-                ) from error
         time.sleep(LOOK_SECONDS)
 
 
