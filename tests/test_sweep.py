@@ -244,6 +244,15 @@ def test_a_broken_sweep_goes_on_where_it_was(
     assert api.sweep(plain, asked) == result and len(began) == 3  # all is done
 
 
+def test_what_is_known_already_need_not_be_told_again(tmp_path: Path) -> None:
+    row = {"name": "a", "state": "stopped"}
+    ledger = sweep.Ledger(str(tmp_path), {}, {"a": row}, {}, tracked=True)
+    ledger.note("a", state="stopped")
+    assert ledger.tracked and not storage.exists(ledger.path)
+    ledger.note("a", state="finished")
+    assert not ledger.tracked and storage.exists(ledger.path)
+
+
 def test_another_sweep_of_the_name_is_refused(swept: dict[str, Any], dataset: str) -> None:
     plain = plain_of(dataset, Path(swept["folder"]).parent)
     with pytest.raises(RunError, match=r"began with another .*rungs.*values to try"):

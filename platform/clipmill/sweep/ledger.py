@@ -39,10 +39,12 @@ class Ledger:
         storage.put_json(self.path, {**told, "run_id": self.run_id, "tracked": self.tracked})
 
     def note(self, name: str, **told: Any) -> None:
-        """Write down what is new of a trial."""
-        self.trials[name] |= told
-        self.tracked = False
-        self.keep()
+        """Write down what is new of a trial, if anything is."""
+        row = self.trials[name]
+        if row | told != row:
+            row |= told
+            self.tracked = False
+            self.keep()
 
 
 def opened(sweep: Sweep, folder: str, digest: str) -> Ledger:
