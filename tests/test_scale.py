@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 import tiny
-from clipmill import api, catalog, storage
+from clipmill import api, catalog, recipe, storage
+from clipmill import plan as plans
 from clipmill.evidence.pages import begin_of, end_of
 from clipmill.plan import page, scale
 from clipmill.video import Profile
@@ -68,10 +69,10 @@ def test_the_page_of_scale_says_what_is_computed(told: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", ["triplet", "unet", "two_stream", "audio_visual", "temporal_order"]
+    "name", ["triplet", "unet", "two_stream", "audio_visual", "temporal_order"]
 )
-def test_any_recipe_is_estimated(recipe: str) -> None:
-    given = api.estimate(recipe, videos=1000, device_clips=10.0)
+def test_any_recipe_is_estimated(name: str) -> None:
+    given = api.estimate(name, videos=1000, device_clips=10.0)
     assert given["takes_an_epoch"] > 0 and given["decode_core_hours_an_epoch"] > 0
     assert page.markdown([given])
 
@@ -90,4 +91,11 @@ def test_a_dataset_that_is_there_is_estimated_by_its_own_figures(dataset: str) -
 
 def test_kept_streams_cost_their_bytes() -> None:
     kept = scale.sample(Profile("keep"), 30.0)
-    assert kept.metas[0]["profile"]["name"] == "keep" and len(kept) == scale.SAMPLE_VIDEOS
+    given = recipe.load(tiny.recipe_of())
+    told = scale.estimate(
+        plans.make(given, "train", kept), plans.of_all(given, kept), scale.Size(1000, 30.0),
+        records=len(kept), steps=1,
+    )  # fmt: skip
+    assert told["stored_bytes"] == told["source_bytes"] == 1000 * 30 * scale.SOURCE_BYTES
+    hours = told["source_bytes"] / scale.KEEP_BYTES_A_SECOND / 3600
+    assert told["ingest_core_hours"] == pytest.approx(hours)

@@ -56,10 +56,10 @@ class _Dataset:
 
 def cost(plan: Plan, takes: int) -> Cost:
     """Estimate so many takes of a plan."""
-    size, seconds = 0.0, defaultdict[str, float](float)
+    size, seconds, datasets = 0.0, defaultdict[str, float](float), list(_datasets(plan))
     for view, spans in _views(plan, takes):
         size += spans * _bytes(view, plan)
-        for dataset in _datasets(plan):
+        for dataset in datasets:
             for what, value in _cpu_seconds(view, dataset, plan).items():
                 seconds[what] += spans * dataset.share * value
     return Cost(round(size), dict(seconds))

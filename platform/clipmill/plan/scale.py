@@ -105,8 +105,8 @@ def estimate(
     source_bytes = size.total_seconds * SOURCE_BYTES
     made = source_bytes if is_kept else size.total_seconds * LADDER_BYTES
     stored = made if size.stored_bytes is None else size.stored_bytes
-    per_video = source_bytes / KEEP_BYTES_A_SECOND if is_kept else 0.0
-    ingest_hours = (per_video or size.total_seconds * INGEST_SECONDS_A_SECOND) / 3600
+    transcoding = size.total_seconds * INGEST_SECONDS_A_SECOND
+    ingest_hours = (source_bytes / KEEP_BYTES_A_SECOND if is_kept else transcoding) / 3600
     takes = round(size.videos * train.takes_in_catalog / records)
     asked = round(size.videos * test.takes_in_catalog / records)
     rate = _clips_a_core_second(train)
