@@ -24,10 +24,10 @@ def spans(view: str, record: Rows, first: Rows, length: Rows | int = 1) -> Takes
     return Takes((view,), record[:, None], places, first[:, None], last[:, None], seeds)
 
 
-def frames_of(catalog: Catalog, seconds: float) -> Rows:
-    """How many frames of each record so many seconds are, at its own rate; one at the least."""
+def frames_of(catalog: Catalog, seconds: float, least: int = 1) -> Rows:
+    """How many frames of each record so many seconds are, at its own rate; so many at least."""
     fps = catalog.column("fps").astype(np.float64)
-    return np.asarray(np.maximum(1, np.rint(seconds * fps)), np.int64)
+    return np.asarray(np.maximum(least, np.rint(seconds * fps)), np.int64)
 
 
 def videos_of(catalog: Catalog) -> Rows:

@@ -135,9 +135,8 @@ class OddOneOut(Pretext):
         ]
         chance = rng if decoded.stage == "train" else None
         shown = guarded(parts, size=self.size, apart=self.apart, channels=self.channels, rng=chance)
-        odd = (
-            decoded.views.index(ODD) if ODD in decoded.views else 0
-        )  # of one alone nothing is asked
+        # Of one alone nothing is asked.
+        odd = decoded.views.index(ODD) if ODD in decoded.views else 0
         return {"rgb": np.concatenate(shown), "truth": np.asarray(odd, np.int64)}
 
     def build(self, info: Info) -> "torch.nn.Module":

@@ -29,6 +29,7 @@ from clipmill.plugin import (
     View,
 )
 from clipmill_pretext.guards import Channels, guarded
+from clipmill_pretext.moments import frames_of
 from clipmill_pretext.pretext import Pretext
 from clipmill_pretext.records import shorter_than, still
 from clipmill_pretext.windows import Numbers, Slots, slots, starts, unmeasured
@@ -150,8 +151,8 @@ class TemporalOrder(Pretext):
 
     def _frames(self, catalog: Catalog, asked: Slots) -> tuple[Numbers, Numbers]:
         """Three frames a take; the middle one lies between the others, or beyond one of them."""
-        most = _frames_of(catalog, self.tuple_seconds, least=2)
-        gap = _frames_of(catalog, self.gap_seconds)
+        most = frames_of(catalog, self.tuple_seconds, least=2)
+        gap = frames_of(catalog, self.gap_seconds)
         window = starts(catalog, most + gap + 1, asked.row, asked.shares("window"))
         places = _scaled(
             _tuples(asked, most[asked.row], gap[asked.row], self.positives),
@@ -164,7 +165,7 @@ class TemporalOrder(Pretext):
     def _clips(self, catalog: Catalog, asked: Slots) -> tuple[Numbers, Numbers]:
         """The clips of a window, in the order that is asked for."""
         length = self.views()["train"].span_frames(catalog.column("fps").astype(np.float64))
-        step = length + _frames_of(catalog, self.gap_seconds)
+        step = length + frames_of(catalog, self.gap_seconds)
         reach = (self.clips - 1) * step
         window = starts(catalog, reach + length, asked.row, asked.shares("window"))
         order = np.array(list(permutations(range(self.clips))))
@@ -210,11 +211,6 @@ class TemporalOrder(Pretext):
             return networks.stacked_order(stack, self.frames, self.clips, head)
         clip = self.frames, self.size, self.size
         return networks.c3d_order(clip, self.clips, self.width, self.batch_norm, head)
-
-
-def _frames_of(catalog: Catalog, seconds: float, least: int = 1) -> Numbers:
-    fps = catalog.column("fps").astype(np.float64)
-    return np.maximum(least, np.rint(seconds * fps)).astype(np.int64)
 
 
 def _tuples(asked: Slots, most: Numbers, gap: Numbers, positives: float) -> Numbers:

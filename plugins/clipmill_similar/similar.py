@@ -82,7 +82,7 @@ class Similar(Plugin):
     test_clips: int = Field(
         2, ge=1, description="pairs of one identity that a video leads at test, and as many of two"
     )
-    test_crops: Literal[1, 3] = Field(1, description="1: of the middle alone")
+    test_crops: Literal[1] = Field(1, description="pairs are compared in the middle")
 
     @field_validator("augment")
     @classmethod
@@ -95,8 +95,6 @@ class Similar(Plugin):
     def _fits(self) -> Self:
         if self.resize < self.size:
             raise ValueError(f"resize {self.resize} of at least size {self.size}")
-        if self.test_crops != 1:
-            raise ValueError("test_crops 1: pairs are compared in the middle")
         return self
 
     @property
