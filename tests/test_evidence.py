@@ -132,7 +132,7 @@ def test_a_shipped_file_is_found_by_its_name() -> None:
         evidence.read("clasify")
 
 
-@pytest.mark.parametrize("family", ["classify", "pretext", "segment"])
+@pytest.mark.parametrize("family", ["classify", "pretext", "segment", "similar"])
 def test_what_is_shipped_can_be_judged(family: str) -> None:
     shipped = evidence.read(family)
     assert shipped.seeds >= 3
@@ -161,6 +161,7 @@ def verdict(kind: str, ours: Measured | None, theirs: Measured | None = None, **
         (Measured((0.54, 0.55, 0.53), 400, 0.5), "shown"),
         (Measured(HALF, 399, 0.5), "not run"),
         (Measured(HALF, 400), "not run"),
+        (Measured((1.2, 1.1), 400, 1.0), "not run"),  # a ratio, which is no share
         (None, "not run"),
     ],
 )
@@ -214,6 +215,7 @@ def test_fewer_seeds_than_asked_for_say_so() -> None:
 def test_the_interval_is_that_of_the_books() -> None:
     assert evidence.interval(0.5, 400) == pytest.approx((0.45127, 0.54873), abs=1e-4)
     assert evidence.interval(0.0, 10) == pytest.approx((0.0, 0.27753), abs=1e-4)
+    assert Measured((1.2, 1.1), 400).interval is None  # of a ratio there is none
     rng = np.random.default_rng(0)
     shares = rng.binomial(405, 1 / 8, 2000) / 405
     within = [low <= 1 / 8 <= high for low, high in (evidence.interval(s, 405) for s in shares)]

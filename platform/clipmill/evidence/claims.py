@@ -34,9 +34,9 @@ class Measured:
         return stdev(self.values) if len(self.values) > 1 else 0.0
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """Of the mean, at the videos of one test: more seeds bring no further videos."""
-        return interval(self.mean, self.videos)
+    def interval(self) -> tuple[float, float] | None:
+        """Of a mean that may be a share, at one test's videos: more seeds bring no further ones."""
+        return interval(self.mean, self.videos) if 0 <= self.mean <= 1 else None
 
     def __str__(self) -> str:
         spread = f" ± {self.spread:.1%}" if len(self.values) > 1 else ""
@@ -79,8 +79,10 @@ def judged(claim: Claim, sides: Sequence[Measured | None], asked: Asked) -> Judg
 
 
 def _at_chance(measured: Measured, least_videos: int) -> tuple[Verdict, str]:
-    low, high = measured.interval
     chance = measured.chance
+    if measured.interval is None:
+        return "not run", f"{measured}; it is no share"
+    low, high = measured.interval
     figures = f"{measured}, 95 % interval {low:.1%} to {high:.1%} at {measured.videos} videos"
     if chance is None:
         return "not run", f"{figures}; the chance level is not known"

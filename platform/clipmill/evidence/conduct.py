@@ -173,7 +173,7 @@ def _row(pair: Pair, own: Sequence[Row]) -> Row:
         "values": list(measured.values),
         "mean": measured.mean,
         "spread": measured.spread,
-        "interval": list(measured.interval),
+        "interval": measured.interval and list(measured.interval),
         "videos": measured.videos,
         "seeds": [row["seed"] for row in own],
         "trials": [row["name"] for row in own],

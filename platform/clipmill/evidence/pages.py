@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clipmill import storage
 from clipmill.errors import UsageError
 
 Row = Mapping[str, Any]
@@ -129,7 +130,7 @@ def placed(path: str, name: str, text: str) -> None:
         raise UsageError(
             f"{path} has no place for {name}", f"a line {begin_of(name)} and one {end_of(name)}"
         )
-    file.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    storage.put(path, f"{before}{begin}\n{text}\n{end}{after}".encode())
 
 
 def begin_of(name: str) -> str:

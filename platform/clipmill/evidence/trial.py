@@ -116,36 +116,42 @@ def run(trial: Trial, progress: Progress | None = None) -> Row:
         clear(trial.given, trial.file)
     if trial.begins and trial.begins.result() is None:
         run(trial.begins, progress)
-    home = folder_of(trial.given)
-    began = time.monotonic()
-
-    def tell(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
-        if progress:
-            progress(trial.name if what == "training" else what, done, total, figures)
-
-    if not storage.exists(home.result):
-        launch.run(trial.given, progress=tell)
-    trained = time.monotonic()
-    model = infer.load(home.model).to(infer.device())
-    told = evaluation.evaluate(
-        model, progress=lambda what, done, total: tell(f"testing {trial.name}", done, total, {})
-    )
-    seconds = time.monotonic() - trained
-    cost = counted(model.plugin, len(model.classes))
-    row = {
-        "name": trial.name, "world": trial.pair.world, "model": trial.pair.model,
-        "seed": trial.seed, "plugin": told["plugin"], "metric": told["metric"],
-        "metrics": told["metrics"], "videos": told["videos"], "protocol": told["protocol"],
+    row = outcome(trial.given, progress)
+    cost = counted(trial.given.plugin(), row["classes"])
+    row |= {
+        "world": trial.pair.world, "model": trial.pair.model,
         "parameters": cost.parameters, "flops": cost.flops,
-        "steps": storage.read_json(home.result)["steps"], "batch": trial.given.train.batch,
-        "threads": trial.given.train.threads, "device": infer.device(),
-        "training_clips_per_second": _pace(home.metrics),
-        "test_clips_per_second": told["clips"] / seconds,
-        "seconds": time.monotonic() - began, "recipe": trial.given.plain(),
         "begins_with": trial.begins.given.plain() if trial.begins else None,
     }  # fmt: skip
     storage.put_json(trial.file, row)
     return row
+
+
+def outcome(given: Recipe, progress: Progress | None) -> Row:
+    """Train a recipe, or go on with it, unless that is done; test it, and tell what came out."""
+    home, name, began = folder_of(given), given.run.name, time.monotonic()
+
+    def tell(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        if progress:
+            progress(name if what == "training" else what, done, total, figures)
+
+    if not storage.exists(home.result):
+        launch.run(given, progress=tell)
+    trained = time.monotonic()
+    model = infer.load(home.model).to(infer.device())
+    told = evaluation.evaluate(
+        model, progress=lambda what, done, total: tell(f"testing {name}", done, total, {})
+    )
+    ended = time.monotonic()
+    same = ("plugin", "metric", "metrics", "videos", "protocol")
+    return {
+        "name": name, "seed": given.train.seed, **{key: told[key] for key in same},
+        "classes": len(model.classes), "steps": storage.read_json(home.result)["steps"],
+        "batch": given.train.batch, "threads": given.train.threads, "device": infer.device(),
+        "training_clips_per_second": _pace(home.metrics),
+        "test_clips_per_second": told["clips"] / (ended - trained),
+        "seconds": ended - began, "recipe": given.plain(),
+    }  # fmt: skip
 
 
 def _pace(metrics: str) -> float | None:

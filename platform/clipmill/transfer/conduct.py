@@ -12,9 +12,10 @@ from clipmill import cluster, storage
 from clipmill.errors import UsageError
 from clipmill.evidence.claims import Measured
 from clipmill.evidence.queue import run_all
+from clipmill.evidence.trial import Progress, Row
 from clipmill.transfer import trial as trials
 from clipmill.transfer.asked import BEGINS, Asked, Side
-from clipmill.transfer.trial import Progress, Row, Trial
+from clipmill.transfer.trial import Trial
 from clipmill.transfer.verdict import judged, said
 
 

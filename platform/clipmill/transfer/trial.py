@@ -6,22 +6,16 @@ it was made. What came out lies in a file of its own beside the run.
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from clipmill import evaluate as evaluation
-from clipmill import infer, launch, storage
-from clipmill.evidence.trial import clear, found
+from clipmill import storage
+from clipmill.evidence.trial import Progress, Row, clear, found, outcome
 from clipmill.folder import CHECKPOINTS, Folder, folder_of
 from clipmill.recipe import Recipe
 from clipmill.transfer.asked import BEGINS, Asked, Begins, Portion, Side
 
 DIGEST_LETTERS = 12
-
-Row = dict[str, Any]
-Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -78,33 +72,18 @@ def _trial(asked: Asked, side: Side, portion: Portion, begins: Begins, seed: int
 
 def run(trial: Trial, source: str, progress: Progress | None = None) -> Row:
     """Train it, or go on with it, test it, and write down what came out."""
-    home, began = folder_of(trial.given), time.monotonic()
     if trial.result() is None:
         clear(trial.given, trial.file)
-
-    def tell(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
-        if progress:
-            progress(trial.name if what == "training" else what, done, total, figures)
-
-    if not storage.exists(home.result):
-        if trial.begins == "pretrained":
-            trial.side.fit.save(trial.out, source)
-        launch.run(trial.given, progress=tell)
-    model = infer.load(home.model).to(infer.device())
-    told = evaluation.evaluate(
-        model, progress=lambda what, done, total: tell(f"testing {trial.name}", done, total, {})
-    )
+    if trial.begins == "pretrained":
+        trial.side.fit.save(trial.out, source)
+    told = outcome(trial.given, progress)
     row = {
-        "name": trial.name, "protocol": trial.side.protocol, "share": trial.portion.share,
-        "begins": trial.begins, "seed": trial.seed, "plugin": told["plugin"],
-        "metric": told["metric"], "metrics": told["metrics"], "videos": told["videos"],
-        "test_protocol": told["protocol"], "training_videos": trial.portion.videos,
-        "steps": trial.given.train.steps, "batch": trial.given.train.batch,
-        "threads": trial.given.train.threads, "device": infer.device(),
-        "seconds": time.monotonic() - began, "recipe": trial.given.plain(),
+        **told, "protocol": trial.side.protocol, "test_protocol": told["protocol"],
+        "share": trial.portion.share, "training_videos": trial.portion.videos,
+        "begins": trial.begins,
     }  # fmt: skip
     storage.put_json(trial.file, row)
-    _tidy(home)
+    _tidy(folder_of(trial.given))
     return row
 
 
