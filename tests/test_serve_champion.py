@@ -65,4 +65,4 @@ def test_the_champion_is_swapped_under_load_and_no_request_fails(
         assert process.wait(60) == 0
     finally:
         process.kill()
-        process.wait()
+        process.communicate()  # closes its output, too

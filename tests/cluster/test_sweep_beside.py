@@ -45,6 +45,19 @@ def test_trials_side_by_side_are_those_one_after_another(dataset: str, tmp_path:
     assert "sweep" in heard
 
 
+@pytest.mark.slow
+def test_trials_with_workers_of_their_own_are_those_in_one_process(
+    dataset: str, tmp_path: Path
+) -> None:
+    results = []
+    for workers, parallel in ((0, 1), (1, 2)):
+        plain = run_recipe(dataset, tmp_path / str(workers), "tried", workers=workers, steps=6)
+        asked = ["model.learning_rate=[0.003,0.001]", *BY_LOSS, f"sweep.parallel={parallel}"]
+        results.append(api.sweep(plain, asked))
+    assert told_of(results[0]) == told_of(results[1])
+    assert weights_of(results[0]) == weights_of(results[1])
+
+
 def sweeping(file: Path) -> "subprocess.Popen[str]":
     code = "from clipmill.cli import main; main()"
     asked = [sys.executable, "-c", code, "sweep", str(file), "train.seed=[1,2]", "--parallel", "2"]
