@@ -93,7 +93,7 @@ def _serve(folder: str, tell: Connection) -> None:
     from clipmill import infer, serve
 
     source = serve.fixed("paper", infer.load(folder).to(infer.device()))
-    app = serve.make_app([source], token=TOKEN)
+    app = serve.make_app([source], token=TOKEN, allowed=serve.Allowed(waiting=CLIENTS))
     app.state.service.warm()
     serve.run(app, port=0, token=TOKEN, ready=tell.send)
 
@@ -176,7 +176,7 @@ def _beyond_the_limit(address: str, film: bytes) -> int:
     """How many are told to come again when more come than it lets in; no other answer will do."""
     from clipmill.serve import Allowed
 
-    count = Allowed().decoders + Allowed().waiting + CLIENTS
+    count = Allowed().decoders + Allowed().ahead + CLIENTS + CLIENTS
     with ThreadPoolExecutor(count) as pool:
         told = Counter(
             status for status, _ in pool.map(lambda _: _ask(address, film), range(count))
