@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import av
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -194,16 +195,46 @@ def packed(folder: Path) -> str:
     return "b.zip"
 
 
+def painted_film(folder: Path, pixels: NDArray[np.uint8]) -> str:
+    data = written(pixels, codec="ffv1", container="matroska", pixels="bgr0", fps=10)
+    (folder / "painted.mkv").write_bytes(data)
+    return "painted.mkv"
+
+
+def painted_folder(folder: Path, pixels: NDArray[np.uint8]) -> str:
+    (folder / "painted").mkdir()
+    for number, frame in enumerate(pixels):
+        (folder / "painted" / f"{number}.png").write_bytes(png(frame))
+    return "painted"
+
+
+def painted_zip(folder: Path, pixels: NDArray[np.uint8]) -> str:
+    with zipfile.ZipFile(folder / "painted.zip", "w") as archive:
+        for number, frame in enumerate(pixels):
+            archive.writestr(f"painted/{number}.png", png(frame))
+    return "painted.zip"
+
+
+def png(frame: NDArray[np.uint8]) -> bytes:
+    return bytes(cv2.imencode(".png", frame[..., ::-1])[1])
+
+
+@pytest.mark.parametrize(
+    ("bring", "what"),
+    [
+        (painted_film, "its mask video"),
+        (painted_folder, r"its mask 0\.png"),
+        (painted_zip, r"its mask 0\.png"),
+    ],
+)
 def test_painted_masks_are_read_by_the_colours_of_their_classes(
-    beside: Path, ray_local: None
+    bring: Any, what: str, beside: Path, ray_local: None
 ) -> None:
     colours = np.array([[0, 0, 0], [128, 64, 0], [1, 2, 3], [200, 200, 200]], np.uint8)
     numbers = DRAWN.classes.copy()
     numbers[:, :5] = 3
-    data = written(colours[numbers], codec="ffv1", container="matroska", pixels="bgr0", fps=10)
-    (beside / "painted.mkv").write_bytes(data)
     names = "bright=#010203|background=#000000|dim=#804000|void=#C8c8C8"
-    row = {"masks": "painted.mkv", "mask_classes": names}
+    row = {"masks": bring(beside, colours[numbers]), "mask_classes": names}
     ingest.run(told(beside, row), str(beside / "data"), Options(profile=video.Profile("keep")))
     made = catalog.load(str(beside / "data"))
     assert made.mask_classes == ("bright", "dim")
@@ -213,7 +244,7 @@ def test_painted_masks_are_read_by_the_colours_of_their_classes(
     with pytest.raises(SourceError, match="mask_classes are painted alike, or not all"):
         ingest.run(told(beside, {"mask_classes": "a=#000000|b"}), str(beside / "data"))
     again = {**row, "mask_classes": names.replace("804000", "804001")}
-    with pytest.raises(SourceError, match="its mask video has the colour #804000"):
+    with pytest.raises(SourceError, match=f"{what} has the colour #804000"):
         ingest.run(told(beside, again), str(beside / "none"))
 
 
@@ -265,6 +296,15 @@ def test_masks_that_are_not_of_their_video_are_quarantined_in_one_line(
         assert re.search(wanted, row["reason"]), row["reason"]
     (row,) = [each for each in ledger if "@0.5" in each["source"]]
     assert row["stage"] == "read" and "away.zip" in row["reason"]
+
+
+def test_masks_without_anything_are_masks(beside: Path, ray_local: None) -> None:
+    (beside / "a.masks.zip").write_bytes(changed(DRAWN.classes * 0))
+    made = ingest.run(told(beside, {}), str(beside / "data"))
+    assert (made["taken"], made["quarantined"]) == (1, 0)
+    row = catalog.load(str(beside / "data")).part(where="masks_sha256 != None").row(0)
+    kept = feed.Stored(row).masks(np.arange(FRAMES), HEIGHT, (0, 0, HEIGHT, WIDTH))
+    assert not kept.classes.any() and not kept.instances.any()  # the ground, and no void
 
 
 @pytest.mark.parametrize("made", [{}, {"rotation": 90}])
