@@ -70,6 +70,12 @@ def test_one_that_is_alone_is_only_ever_a_negative_and_is_counted() -> None:
     kinds_are_true(made, catalog)
     assert set(made.first.tolist()) == set(range(48))
     assert not (made.kind[made.first < 3] == 0).any()
+    seconds = [made.second] + [
+        training_pairs(groups, Draw(seed), same=0.5, alike=0.5).second for seed in range(9)
+    ]
+    for second in (seconds[0], np.concatenate(seconds[1:])):  # of a test, and of training
+        assert {0, 1, 2} & {*second.tolist()}
+    assert {0, 1, 2} <= {*np.concatenate(seconds).tolist()}
     (told,) = Siamese().remarks(catalog)
     assert told.startswith("3 of 48 videos") and Siamese().remarks(people()) == []
 
@@ -121,6 +127,18 @@ def test_balanced_by_class_nobody_is_compared_with_the_same_record(plugin: Any) 
     assert (record[:, 0] != record[:, 1]).all() and (who[:, 0] == who[:, 1]).mean() > 0.3
 
 
+@pytest.mark.parametrize("plugin", [Siamese, Triplet])
+def test_balanced_by_class_negatives_are_of_all_classes_alike(plugin: Any) -> None:
+    catalog = people().picked(np.r_[np.arange(0, 48, 2), np.arange(1, 17, 2)])  # 24 and 8 of them
+    asked = Plan(catalog, plugin(), "train", seed=0, batch=4, sampling=Sampling(balance="class"))
+    record = np.concatenate([asked.epoch(number).record for number in range(20)])
+    label, who = (catalog.column(name)[record] for name in ("label", "identity"))
+    negative = who != who[:, :1]
+    alike = negative & (label == label[:, :1])
+    for chosen in (negative, alike):  # a quarter and less, if every record came as often
+        assert 0.35 < (label[chosen] == "class 1").mean() < 0.65
+
+
 def test_triplets_are_of_two_identities() -> None:
     catalog = people(alone=2)
     takes = plan("train", catalog, Triplet).epoch(0)
@@ -128,6 +146,8 @@ def test_triplets_are_of_two_identities() -> None:
     assert len(takes) == 46 and takes.record.shape[1] == 3
     assert (who[:, 0] == who[:, 1]).all() and (who[:, 0] != who[:, 2]).all()
     assert (takes.record[:, 0] != takes.record[:, 1]).all()
+    several = [plan("train", catalog, Triplet).epoch(number).record[:, 2] for number in range(9)]
+    assert {0, 1} <= {*np.concatenate(several).tolist()}  # who is alone is a negative
 
 
 def test_the_embedding_of_several_clips_lies_where_those_of_one_do() -> None:
