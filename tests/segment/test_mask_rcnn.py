@@ -8,6 +8,7 @@ import pytest
 import torch
 from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import MultiScaleRoIAlign, roi_pool
 
 from clipmill.plugin import Info, make
@@ -73,6 +74,11 @@ def test_it_finds_what_torchvisions_finds_with_the_same_weights() -> None:
     torch.testing.assert_close(got["thing_boxes"][0, :count] * size, wanted["boxes"])
     torch.testing.assert_close(got["thing_scores"][0, :count], wanted["scores"])
     assert torch.equal(got["thing_labels"][0, :count], wanted["labels"])
+    masks = paste_masks_in_image(
+        got["thing_masks"][0, :count, None], wanted["boxes"], (size, size), padding=1
+    )
+    torch.testing.assert_close(masks, wanted["masks"])
+    assert masks.std() > 0
 
 
 def _renamed(name: str, names: tuple[tuple[str, str], ...]) -> str:
