@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from clipmill import api, infer, launch, recipe, storage
+from clipmill import api, infer, launch, plugin, recipe, storage
 from clipmill.errors import RunError
 from clipmill.launch import begin
 from tiny import RUN_STEPS, recipe_of, run_recipe
@@ -132,6 +132,24 @@ def test_names_ids_versions_and_several_can_be_begun_with(
             assert all(torch.equal(t, wanted[name]) for name, t in module.state_dict().items())
         finally:
             storage.remove_folder(str(tmp_path / "home"))
+
+
+@pytest.mark.parametrize("name", ["fcn", "mask_rcnn"])
+def test_what_tells_pixels_begins_with_the_backbone_of_a_classifier(
+    name: str, dataset: str, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = begun(dataset, tmp_path, name, trained["folder"])
+    plain["model"] = {"plugin": name, **plugin.load(name).small, "width": 0.125}
+    given, home = recipe.load(plain).anchored(), launch.Folder(str(tmp_path / "home"))
+    lines = begin.gather(given, home, ("left", "right"))["init"]
+    assert "not taken: head.bias, head.weight" in lines[0], "what told classes of videos"
+    module = infer.build(given.plugin(), ("left", "right"))
+    begin.load(home, module)
+    wanted = infer.load(f"{trained['folder']}/model").module.state_dict()
+    ours = module.state_dict()
+    backbone = [each for each in ours if each.startswith("encoder.")]
+    assert len(backbone) > 60 and len(ours) > len(backbone)
+    assert all(torch.equal(ours[each], wanted[each]) for each in backbone)
 
 
 def test_nothing_that_fits_ends_it_before_it_begins(
