@@ -1,5 +1,6 @@
 """Galleries: enrolled, matched and refused, and no file lost by what goes wrong."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from typer.testing import CliRunner
 
 from clipmill import api, gallery, infer, video
+from clipmill.cli import app
 from clipmill.errors import ClipmillError, DataError, PluginError, UsageError
 from clipmill.video.picture import jpeg
 from tiny import moving
@@ -97,6 +100,37 @@ def test_enrolled_by_a_picture_or_a_video_and_matched(
     asked = {"folder": folder, "threshold": 4.0}
     (left,) = api.gallery_match(known, "alike", [files["one"]], **asked)["matches"]
     assert left["identity"] == "two"
+
+
+def test_the_command_line_keeps_a_gallery_and_tells_of_a_bad_picture(
+    run: dict[str, Any], files: dict[str, str], tmp_path: Path
+) -> None:
+    known, runs = str(tmp_path / "known"), ("--runs", str(Path(run["folder"]).parent))
+    broken = str(tmp_path / "broken.png")
+    Path(broken).write_bytes(b"no picture")
+    for name, file in files.items():
+        done = said("enrol", known, "alike", name, file, *runs)
+    before = Path(known).read_bytes()
+    assert done["identities"] == 2
+    (fault,) = said("enrol", known, "alike", "three", broken, *runs, code=1).values()
+    assert "broken.png" in fault and Path(known).read_bytes() == before
+    asked = ("match", known, "alike", files["two"], broken, *runs)
+    right, wrong = said(*asked)["matches"]
+    assert right["identity"] == "two" and (wrong["file"], wrong["error"]) == (broken, fault)
+    shown = CliRunner().invoke(app, ["gallery", *asked], env={"COLUMNS": "300"})
+    assert shown.exit_code == 0 and files["two"] in shown.stdout and broken not in shown.stdout
+    assert f"clipmill: {fault}" in shown.stderr.splitlines()
+    assert said("match", known, "alike", broken, *runs, code=1) == {"error": fault}
+    assert said("remove", known, "two")["identities"] == 1
+    assert [each["identity"] for each in said("list", known)["identities"]] == ["one"]
+
+
+def said(*words: str, code: int = 0) -> dict[str, Any]:
+    """What a verb of galleries prints for programs."""
+    ran = CliRunner().invoke(app, ["gallery", *words, "--json"])
+    assert ran.exit_code == code, ran.stderr
+    told: dict[str, Any] = json.loads(ran.stdout)
+    return told
 
 
 def test_a_name_is_enrolled_once_unless_it_is_said(
