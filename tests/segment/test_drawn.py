@@ -10,19 +10,23 @@ from numpy.typing import NDArray
 from clipmill import api, video, worlds
 from clipmill.errors import UsageError
 from clipmill.picture import paint
+from clipmill_segment.enet import ENet
+from clipmill_segment.fcn import FCN
 from clipmill_segment.mask_rcnn import MaskRCNN
+from clipmill_segment.segnet import SegNet
 from clipmill_segment.things import runs_of
+from clipmill_segment.unet import UNet
 from tiny import ingested, recipe_of
 
 FIELDS = {
-    "unet": {"width": 0.125, "depth": 2, "batch_norm": True, "size": 32, "resize": 32, "test_clips": 2},
+    **{plugin.name: {**plugin.small, "test_clips": 2} for plugin in (FCN, SegNet, ENet, UNet)},
     "mask_rcnn": {**MaskRCNN.small, "test_clips": 2, "sure": 0.01},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
 def runs(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A run of a step of a segmenter, and one of things."""
+    """A run of a step of each segmenter."""
     folder = tmp_path_factory.mktemp("drawn")
     worlds.make("objects", str(folder / "world"), videos=6, size=64, seed=0, workers=1)
     data = ingested(folder / "world", folder / "data")
@@ -35,16 +39,18 @@ def runs(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_the_worst_come_first_with_their_figures(runs: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_worst_come_first_with_their_figures(name: str, runs: str, tmp_path: Path) -> None:
     out = str(tmp_path / "w.png")
-    made = api.picture("unet", out=out, videos=2, worst=True, split="train", folder=runs)
-    assert made["kinds"] == ["class_scores"] and Path(made["file"]).stat().st_size > 0
+    made = api.picture(name, out=out, videos=2, worst=True, split="train", folder=runs)
+    assert made["kinds"] == ["thing_masks" if name == "mask_rcnn" else "class_scores"]
+    assert Path(made["file"]).stat().st_size > 0
     figures = [each["figure"] for each in made["worst"]]
-    every = api.picture("unet", out=out, videos=9, worst=True, split="train", folder=runs)
+    every = api.picture(name, out=out, videos=9, worst=True, split="train", folder=runs)
     assert len(every["worst"]) > 2 and figures == sorted(e["figure"] for e in every["worst"])[:2]
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", ["unet", "mask_rcnn"])
 def test_a_film_shows_every_moment_beside_itself(name: str, runs: str, tmp_path: Path) -> None:
     file = str(tmp_path / "f.mp4")
     made = api.picture(name, out=file, videos=1, seconds=1.6, folder=runs)
@@ -91,3 +97,15 @@ def test_things_are_drawn_by_their_numbers_and_named() -> None:
     assert (name < 100).all(2).any()  # ink
     assert np.array_equal(made[50:], still()[50:])
     assert np.array_equal(paint.with_things(still(), [{**thing, "id": 0}], ["car"]), still())
+
+
+def test_a_thing_keeps_its_colour_from_frame_to_frame() -> None:
+    def squared(number: int, top: int, left: int) -> dict[str, Any]:
+        mask = np.zeros((16, 16), np.bool_)
+        mask[top : top + 4, left : left + 4] = True
+        box = [left / 16, top / 16, (left + 4) / 16, (top + 4) / 16]
+        return {"id": number, "class": 1, "score": 0.9, "box": box, "mask": runs_of(mask)}
+
+    one = paint.with_things(still(), [squared(3, 10, 0), squared(7, 10, 10)], ["car"])
+    two = paint.with_things(still(), [squared(7, 10, 2), squared(3, 11, 8)], ["car"])
+    assert tuple(one[50, 8]) == tuple(two[54, 40]) != tuple(one[50, 48]) == tuple(two[50, 16])
