@@ -59,7 +59,7 @@ class ThingsMeter:
         """The figures; `mask_ap50` and `_ap75` are those at one overlap.
 
         `numbers_kept` is, of all cases in which a thing was found in a frame and again in one behind
-        it, the share in which it had the same number.
+        it, the share in which it had the same number; `numbers_kept_of` is how many cases these are.
         """
         if not any(thing["class"] != VOID for frame in self.frames for thing in frame.true):
             raise DataError("no thing is marked in what was measured", "videos with masks")
@@ -69,7 +69,7 @@ class ThingsMeter:
             at_50, at_75 = float(precision_T[0]), float(precision_T[5])
             figures |= {name: float(precision_T.mean()), f"{name}50": at_50, f"{name}75": at_75}
         kept = {"numbers_kept": self.kept / self.links} if self.links else {}
-        return {**figures, **kept}
+        return {**figures, **kept, "numbers_kept_of": float(self.links)}
 
 
 def _frames(answer: Mapping[str, Any]) -> Iterator[Frame]:

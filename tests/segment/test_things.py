@@ -117,9 +117,11 @@ def test_numbers_are_kept_or_not() -> None:
     there = [true(at, 1, own, 10 * own, at, 8) for at in range(3) for own in (0, 1)]
     numbers = {(0, 0): 1, (0, 1): 2, (1, 0): 1, (1, 1): 3, (2, 0): 1, (2, 1): 3}
     things = [told(at, 1, 0.9, 10 * own, at, 8, mine) for (at, own), mine in numbers.items()]
-    assert measured(things, there, 3)["numbers_kept"] == 3 / 4
+    figures = measured(things, there, 3)
+    assert figures["numbers_kept"] == 3 / 4 and figures["numbers_kept_of"] == 4
     unsure = [{**thing, "id": 0} for thing in things]
-    assert "numbers_kept" not in measured(unsure, there, 3)
+    figures = measured(unsure, there, 3)
+    assert "numbers_kept" not in figures and figures["numbers_kept_of"] == 0
 
 
 def test_parts_are_the_whole() -> None:
