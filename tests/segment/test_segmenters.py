@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from torch import nn
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 import tiny
 from clipmill.catalog import Catalog
@@ -144,6 +145,17 @@ def test_a_mirrored_frame_is_told_at_its_own_pixels() -> None:
     assert abs(rows - 15) <= 1 and abs(columns - 15) <= 1  # the middle of what it moves
 
 
+def test_cropped_copies_learn_as_padded_ones_do() -> None:
+    network = network_of(small("unet", edges="crop", depth=1)).train()
+    rgb = torch.randn(2, 3, 1, 32, 32)
+    told = network({"rgb": rgb, "mask": torch.randint(0, 4, (2, 1, 32, 32))})
+    assert told["loss"].isfinite()
+    told["loss"].backward()
+    weights = [weight for weight in network.parameters() if weight.ndim > 1]
+    assert len(weights) == 8  # three pairs of convolutions, one that doubles, the scores
+    assert all(weight.grad.abs().sum() > 0 for weight in weights)
+
+
 def test_frames_that_cannot_be_mirrored_or_halved_are_refused() -> None:
     assert margin(4) == 100
     with pytest.raises(RecipeError, match=r"a size above 100, or edges: pad"):
@@ -215,6 +227,29 @@ def test_figures_by_hand() -> None:
     assert figures["class_average"] == pytest.approx((1 + 0.5 + 0.5) / 3)
     assert figures["pixel_accuracy"] == pytest.approx(3 / 5)
     assert figures["constant"] == pytest.approx((2 / 5) / 3)  # of the second or the third class
+
+
+def test_figures_are_those_of_torchmetrics() -> None:
+    rng = np.random.default_rng(0)
+    truth, told = rng.choice(4, (2, 3, 16, 16), p=(0.6, 0.2, 0.1, 0.1))  # of five, the last nowhere
+    right = np.array((0.9, 0.6, 0.4, 0.2))[truth]  # so that no figure is another one
+    told = np.where(rng.random(truth.shape) < right, truth, told)
+    truth[rng.random(truth.shape) < 0.2] = VOID
+    meter = SegmentMeter()
+    for told_HW, truth_HW in zip(told, truth, strict=True):
+        meter.update({"confusion": confusion(told_HW, truth_HW, 5)}, {})
+    theirs = {
+        "miou": MulticlassJaccardIndex(5, average="macro", ignore_index=VOID),
+        "class_average": MulticlassAccuracy(5, average="macro", ignore_index=VOID),
+        "pixel_accuracy": MulticlassAccuracy(5, average="micro", ignore_index=VOID),
+    }
+    wanted = {
+        name: float(each(torch.from_numpy(told), torch.from_numpy(truth)))
+        for name, each in theirs.items()
+    }
+    figures = meter.compute()
+    assert {name: figures[name] for name in theirs} == pytest.approx(wanted)
+    assert len({round(value, 3) for value in wanted.values()}) == 3
 
 
 def test_parts_are_the_whole_and_nothing_known_is_told() -> None:
