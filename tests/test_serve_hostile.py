@@ -271,19 +271,20 @@ def test_a_slow_client_holds_nothing_and_is_told_so(
     models: dict[str, infer.Model], clips: list[bytes]
 ) -> None:
     with (
-        server_of(models, decoders=1, waiting=0, idle_seconds=0.2, head_seconds=0.2) as (
+        server_of(models, decoders=1, waiting=0, idle_seconds=1.0, head_seconds=0.2) as (
             client,
-            _,
+            app,
         ),
         connected(client) as line,
         connected(client) as mute,
     ):
         line.sendall(head_of(client, KIND, "Content-Length: 9000") + START)
         mute.sendall(b"POST ")
+        until(lambda: app.state.service.desk.receiving == 1)
         # The only decoder is free for others.
         assert client.post(PREDICT, files={"video": clips[0]}).status_code == 200
         status, body = answer_on(line)
-        assert status == 408 and "nothing for 0.2 s" in body
+        assert status == 408 and "nothing for 1 s" in body
         assert mute.recv(100) == b""  # closed: its head never came
 
 
