@@ -163,8 +163,9 @@ def parts_of(out: str) -> dict[str, int]:
     return {path.name: path.stat().st_ino for path in Path(f"{out}.parts").glob("part-*")}
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 def test_what_was_stopped_goes_on_from_its_parts(
-    model: Model, dataset: str, asked: dict[str, Any], tmp_path: Path
+    model: Model, dataset: str, asked: dict[str, Any], tmp_path: Path, workers: int
 ) -> None:
     out, kept = str(tmp_path / "stopped.parquet"), dict[str, int]()
 
@@ -177,12 +178,12 @@ def test_what_was_stopped_goes_on_from_its_parts(
             kept.update(parts_of(out))
 
     with pytest.raises(KeyboardInterrupt):
-        bulk.run(model, dataset, out, workers=0, part_frames=PART, progress=stop)
+        bulk.run(model, dataset, out, workers=workers, part_frames=PART, progress=stop)
     before = parts_of(out)
     assert before and not Path(out).exists()
     with pytest.raises(DataError, match="beginning of a table of another .*plan_digest"):
         bulk.run(model, dataset, out, workers=0, part_frames=PART, split="test")
-    made = bulk.run(model, dataset, out, workers=0, part_frames=PART, progress=look)
+    made = bulk.run(model, dataset, out, workers=workers, part_frames=PART, progress=look)
     assert 0 < made["resumed_records"] < RECORDS
     assert before.items() <= kept.items()  # none of them was written again
     alike(rows(out), rows(asked["out"]))
@@ -298,6 +299,21 @@ def test_embeddings_are_what_goes_into_the_last_layer_and_neighbours_the_nearest
     label = {row["key"]: row["target"] for row in told}
     same = [label[n["key"]] == row["target"] for row in told for n in row["neighbours"]]
     assert made["same_class_share"] == pytest.approx(np.mean(same))
+
+
+def test_actors_on_ray_give_the_same_embeddings(model: Model, dataset: str, tmp_path: Path) -> None:
+    told = []
+    for workers in (0, 1):
+        out = str(tmp_path / f"{workers}.parquet")
+        asked: dict[str, Any] = {"asked": "embeddings", "neighbours": 2, "split": "test"}
+        bulk.run(model, dataset, out, workers=workers, part_frames=PART, **asked)
+        told.append(rows(out))
+    assert len(told[0]) == 6
+    for here, there in zip(*told, strict=True):
+        assert here["key"] == there["key"]
+        assert here["embedding"] == pytest.approx(there["embedding"], abs=1e-5)
+        cosines = [[each["cosine"] for each in row["neighbours"]] for row in (here, there)]
+        assert cosines[0] == pytest.approx(cosines[1], abs=1e-5) and len(cosines[0]) == 2
 
 
 @given(st.integers(2, 30), st.integers(1, 8), st.integers(0, 99))
