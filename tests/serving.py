@@ -82,17 +82,24 @@ def walk(
     frames: int = 50, size: tuple[int, int] = (48, 64), fps: float = 25, seed: int = 0
 ) -> bytes:
     """A bright square that walks over noise; two seconds of it."""
+    return video_of(pictures(frames, size, seed), fps)
+
+
+def pictures(
+    frames: int = 50, size: tuple[int, int] = (48, 64), seed: int = 0
+) -> NDArray[np.uint8]:
+    """The frames of a walk."""
     rng = np.random.default_rng(seed)
-    pictures = rng.integers(0, 60, (frames, *size, 3), dtype=np.uint8)
-    for place, frame in enumerate(pictures):
+    made = rng.integers(0, 60, (frames, *size, 3), dtype=np.uint8)
+    for place, frame in enumerate(made):
         frame[16:32, place % 50 : place % 50 + 14] = 230
-    return video_of(pictures, fps)
+    return made
 
 
-def video_of(pictures: NDArray[np.uint8], fps: float = 25) -> bytes:
+def video_of(frames: NDArray[np.uint8], fps: float = 25) -> bytes:
     """These frames as a file."""
     out = io.BytesIO()
-    video.encode(out, pictures, fps=fps)
+    video.encode(out, frames, fps=fps)
     return out.getvalue()
 
 
