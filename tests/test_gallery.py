@@ -14,6 +14,7 @@ from clipmill import api, gallery, infer, video
 from clipmill.cli import app
 from clipmill.errors import ClipmillError, DataError, PluginError, UsageError
 from clipmill.video.picture import jpeg
+from serving import client_of, numbers_in
 from tiny import moving
 
 
@@ -61,20 +62,24 @@ def test_a_test_goes_by_the_threshold_of_the_validation(
 def test_a_server_tells_whom_its_gallery_knows(
     run: dict[str, Any], files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the command line starts it, up to the door."""
+    """As the command line starts it, but for the door: behind that a client asks, and leaves."""
     known, folder = str(tmp_path / "known.safetensors"), str(Path(run["folder"]).parent)
     api.gallery_enrol(known, "alike", "two", files["two"], folder=folder)
-    found = {}
+    answers = []
 
-    def opened(app: Any, **options: Any) -> None:
-        served = app.state.service.shelf.find("alike")
-        found.update(served.match(gallery.embedding_of(served.model, files["two"])))
+    def opened(served: Any, **options: Any) -> None:
+        with client_of(served, {"Authorization": "Bearer given"}) as client:
+            video = {"video": Path(files["two"]).read_bytes()}
+            answers.append(client.post("/v1/models/alike/predict", files=video))
 
     monkeypatch.setattr("clipmill.serve.run", opened)
-    monkeypatch.setattr("clipmill.serve.app.Service.warm", lambda service: None)
-    api.serve(["alike"], port=0, galleries={"alike": known}, folder=folder)
+    options = ["--port", "0", "--token", "given", "--runs", folder]
+    ran = CliRunner().invoke(app, ["serve", "alike", "--gallery", f"alike={known}", *options])
+    assert ran.exit_code == 0, ran.output
     (match,) = api.gallery_match(known, "alike", [files["two"]], folder=folder)["matches"]
-    assert found["identity"] == "two" and {"file": files["two"], **found} == match
+    found = answers[0].raise_for_status().json()["match"]
+    assert found["identity"] == "two" and found["recognised"]
+    assert numbers_in(found) == pytest.approx(numbers_in(match), abs=1e-5)
     with pytest.raises(UsageError, match="a gallery for other; wanted one of the models served"):
         api.serve(["alike"], port=0, galleries={"other": known}, folder=folder)
 
