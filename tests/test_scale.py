@@ -1,6 +1,8 @@
 """Estimates of scale: rates agree with the benchmarks, sums add up, the page says what is computed."""
 
+import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,21 @@ def test_the_rates_are_those_that_were_measured() -> None:
     assert pytest.approx(kept, rel=0.2) == scale.KEEP_BYTES_A_SECOND
     share = MEASURED["feed/feed by Ray over bare decode in 2 processes"]["value"]
     assert pytest.approx(share, rel=0.1) == scale.FEED_SHARE
+    ratio = MEASURED["decode/original over ladder, bytes"]["value"]
+    assert pytest.approx(ratio, rel=0.2) == scale.SOURCE_BYTES / scale.LADDER_BYTES
+
+
+def test_a_catalog_takes_the_bytes_that_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer rows of the catalog's benchmark."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "tests" / "bench"))
+    for name in ("row", "catalog"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    bench, records = importlib.import_module("catalog"), 200_000
+    catalog.save_pieces(str(tmp_path), bench.pieces(records), {"classes": bench.class_names()})
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert size / records == pytest.approx(scale.CATALOG_FILE_BYTES, rel=0.1)
 
 
 def test_decoding_is_estimated_as_it_was_measured() -> None:

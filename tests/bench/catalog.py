@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ def measure(rounds: int) -> list[Row]:
         meta = {"classes": class_names(), "counts": {"records": RECORDS}}
         catalog.save_pieces(folder, pieces(RECORDS), meta)
         made = time.perf_counter() - began
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
         told = subprocess.run(
             [sys.executable, __file__, folder], check=True, capture_output=True, text=True
         )
@@ -45,6 +47,7 @@ def measure(rounds: int) -> list[Row]:
     peak = max(each["peak_gib"] for each in read.values())
     return [
         Row("catalog/10 M made and written", made, "s"),
+        Row("catalog/10 M written, a record", size / RECORDS, "bytes"),
         *(Row(f"catalog/10 M {name}", each["seconds"], "s") for name, each in read.items()),
         Row(
             "catalog/10 M peak memory under 4 GiB", 4 / peak, "x", at_least=1, rivals={"GiB": peak}
