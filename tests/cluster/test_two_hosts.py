@@ -1,4 +1,9 @@
-"""A cluster of two hosts with a token: ingest, and a run whose cable is pulled in mid-epoch."""
+"""A cluster of two hosts with a token: ingest, and a run whose cable is pulled in mid-epoch.
+
+The verbs are given the cluster's address: jobs want the dashboard, whose ten processes these hosts do
+without (`test_jobs_cluster.py` submits an ingest). The host that comes back decodes again; no test
+tells that training comes back to it, as without GPUs nothing sends it there.
+"""
 
 import hashlib
 import json
