@@ -32,6 +32,7 @@ def corpus(clip: bytes) -> Mapping[str, tuple[bytes, frozenset[int]]]:
             EITHER,
         ),  # one frame is within its edit list
         "200 streams": (streams(200), REFUSED),
+        "2,000 streams": (tracks(2000), REFUSED),
         "boxes in boxes": (boxes(4000), REFUSED),
         "a box beyond the file": (struct.pack(">I4sQ", 1, b"ftyp", 1 << 62) + clip, EITHER),
         "a zip with a video in it": (zipped(clip), REFUSED),
@@ -120,6 +121,26 @@ def film(container: str, codec: str, frames: int, streams: int = 1) -> bytes:
 def streams(count: int) -> bytes:
     """More streams than anyone needs."""
     return film("matroska", "mpeg4", 1, count)
+
+
+def tracks(count: int) -> bytes:
+    """More than the codec library would write: the heads of so many in a Matroska file."""
+
+    def element(name: str, data: bytes) -> bytes:
+        return bytes.fromhex(name) + struct.pack(">Q", 1 << 56 | len(data)) + data
+
+    def track(number: int) -> bytes:
+        told = struct.pack(">H", number)
+        size = element("B0", b"\x10") + element("BA", b"\x10")
+        kind = element("83", b"\1") + element("86", b"V_MPEG4/ISO/ASP")
+        return element(
+            "AE", element("D7", told) + element("73C5", told) + kind + element("E0", size)
+        )
+
+    head = element("1A45DFA3", element("4282", b"matroska"))
+    clock = element("1549A966", element("2AD7B1", b"\x0f\x42\x40"))
+    entries = element("1654AE6B", b"".join(track(number) for number in range(1, count + 1)))
+    return head + element("18538067", clock + entries)
 
 
 def sound() -> bytes:

@@ -319,7 +319,7 @@ def test_a_trickle_is_refused(models: dict[str, infer.Model]) -> None:
 
 
 def test_the_api_keeps_to_its_schema(models: dict[str, infer.Model]) -> None:
-    schemathesis = pytest.importorskip("schemathesis")
+    import schemathesis  # here, as it takes long to load
     from schemathesis import checks
 
     app = app_of(models)
