@@ -13,14 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 import tiny
-from clipmill import api, folder
+from clipmill import api, catalog, folder, ingest
 from clipmill.errors import RunError
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
+CLI = (sys.executable, "-c", "from clipmill.cli import main; main()")
 PATIENCE_SECONDS = 120
 
 
@@ -96,12 +98,32 @@ def test_a_recipe_is_trained_there_as_it_is_here(
     assert (failed["status"], failed["exit_code"]) == ("FAILED", 1)
     assert "clipmill: no run 'no-such-run'" in "".join(printed)
 
+    words = ["submit", "--address", head, "--", "evaluate", "no-such-run"]
+    shell = subprocess.run([*CLI, *words], capture_output=True, text=True)
+    assert shell.returncode == 1 and "clipmill: no run 'no-such-run'" in shell.stderr
+
     listed = api.jobs_list(address=head)["jobs"]
-    assert [row["job"] for row in listed] == [each["job"] for each in (failed, ran, told)]
+    assert [row["job"] for row in listed[1:]] == [each["job"] for each in (failed, ran, told)]
     assert api.jobs_wait(failed["job"], address=head)["exit_code"] == 1
     again = list[str]()
     api.jobs_logs(told["job"], address=head, write=again.append)
     assert "Running entrypoint" in "".join(again)
+
+
+def test_videos_are_ingested_there_and_asked_about(
+    head: str, dataset: str, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    videos, data, out = Path(dataset).parent / "videos", tmp_path / "data", tmp_path / "a.parquet"
+    words = ["ingest", str(videos), "--out", str(data), "--json"]
+    made = api.submit(command=words, address=head)
+    assert made["exit_code"] == 0
+    keys = catalog.load(dataset).keys
+    assert sorted(catalog.load(str(data)).keys) == sorted(keys) and ingest.verify(str(data)) == []
+
+    words = ["predict", f"{trained['folder']}/model", str(data), "--out", str(out), "--json"]
+    told = api.submit(command=words, address=head)["result"]
+    assert (told["records"], told["answered"]) == (len(keys), len(keys))
+    assert sorted(pq.read_table(out).column("key").to_pylist()) == sorted(keys)
 
 
 def test_a_stopped_run_leaves_a_checkpoint(head: str, dataset: str, tmp_path: Path) -> None:
