@@ -1,4 +1,4 @@
-"""What deploy/ starts, started without containers: MLflow on Postgres and S3, serving, with its secrets."""
+"""What deploy/ starts, started without containers and with its secrets: MLflow on Postgres and S3, serving, nodes."""
 
 import contextlib
 import os
@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import boto3
 import httpx
 import pytest
+from test_jobs_cluster import free_ports
 
 from clipmill import api
 from test_deploy import DEPLOY, composed, run
@@ -211,3 +212,69 @@ def test_a_run_is_tracked_promoted_and_served_with_the_secrets(
     assert answered["version"] == told["version"] == "1" and result["steps"] == 6
     assert answered["label"] == told["videos"][0]["label"]
     assert (secrets / "mlflow_password").read_text() not in program.log.read_text()
+
+
+ALIVE = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+print(sum(node["Alive"] for node in ray.nodes()))
+"""
+
+
+def node(
+    name: str, secrets: Path, main: int, ports: Sequence[int], *flags: str
+) -> tuple[Service, list[str]]:
+    """A node of the cluster, on loopback with ports of its own: all of compose.yaml have one each."""
+    manager, objects, page, agent, agent_grpc, metrics = ports
+    places = {
+        "--port=6379": f"--port={main}", "head:6379": f"127.0.0.1:{main}", "=6380": f"={manager}",
+        "=6381": f"={objects}", "=8265": f"={page}", "=0.0.0.0": "=127.0.0.1",
+    }  # fmt: skip
+    more = [
+        "--node-ip-address=127.0.0.1", "--num-cpus=1", "--object-store-memory=100000000",
+        f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}",
+        f"--metrics-export-port={metrics}", *flags,
+    ]  # fmt: skip
+    return Service(name, secrets, places), more
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_worker_joins_the_head_with_the_secret_and_nobody_without(
+    secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN")  # else the secret would not be read
+    home = Path(tempfile.mkdtemp(prefix="cm-", dir="/tmp"))  # a socket's path must be short
+    main, *ports = free_ports(13)
+    head, of_head = node("head", secrets, main, ports[:6], f"--temp-dir={home}")
+    worker, of_worker = node("worker", secrets, main, ports[6:])
+    programs = [head.start(home / "head", *of_head)]
+    try:
+        asked = (sys.executable, "-c", ALIVE, f"127.0.0.1:{main}")
+        wait_for_nodes(1, asked, head.environment, programs)
+        programs.append(worker.start(home / "worker", *of_worker))
+        wait_for_nodes(2, asked, head.environment, programs)
+        stranger = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+        assert alive(asked, stranger) is None, "a stranger got in"
+    finally:
+        for program in reversed(programs):
+            program.stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def alive(asked: Sequence[str], environment: Mapping[str, str]) -> int | None:
+    """How many nodes there are; None for who is not let in."""
+    env = {**os.environ, **environment}
+    ran = subprocess.run(asked, env=env, capture_output=True, text=True)
+    return int(ran.stdout.splitlines()[-1]) if ran.returncode == 0 else None
+
+
+def wait_for_nodes(
+    count: int, asked: Sequence[str], environment: Mapping[str, str], programs: list[Program]
+) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while alive(asked, environment) != count:
+        for program in programs:
+            ended = program.process.poll() is not None
+            assert not ended and time.monotonic() < deadline, program.log.read_text()
+        time.sleep(0.2)
