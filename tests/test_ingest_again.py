@@ -1,7 +1,6 @@
 """A second ingest: only what is new or changed is worked on, and the end is that of a fresh run."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from clipmill import api, catalog, ingest, shards
 from clipmill.errors import DataError
 from clipmill.ingest import Options, arrange
 from test_ingest import adds_up, clip, files, heap, ledger, records, table
+from tiny import run_recipe
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -233,13 +233,20 @@ def test_a_forgotten_part_does_not_come_back_by_other_cuts(source: Path, tmp_pat
     assert all(row["end_seconds"] <= 0.5 or row["start_seconds"] >= 1.0 for row in left)
 
 
-def test_forget_names_the_runs_that_saw_it(
-    trained: dict[str, Any], dataset: str, tmp_path: Path
-) -> None:
+def test_forget_names_the_runs_and_the_versions_that_saw_it(dataset: str, tmp_path: Path) -> None:
     data = Path(shutil.copytree(dataset, tmp_path / "copy"))
-    runs = os.path.dirname(trained["folder"])
+    runs = str(tmp_path / "runs")
+    api.train(run_recipe(dataset, tmp_path / "runs", "saw", steps=2))
+    promoted = api.promote("saw", name="shown", folder=runs)
     told = api.forget(str(data), [records(data)[0]["key"]], folder=runs)
-    assert [run["name"] for run in told["runs"]] == ["trained"]
+    assert [run["name"] for run in told["runs"]] == ["saw"]
+    assert told["versions"] == [{"name": "shown", "version": promoted["version"]}]
+    stranger = heap(tmp_path / "v", {"a": 3})
+    ingest.run(str(stranger), str(tmp_path / "other"))
+    unseen = api.forget(
+        str(tmp_path / "other"), [records(tmp_path / "other")[0]["key"]], folder=runs
+    )
+    assert (unseen["runs"], unseen["versions"]) == ([], [])
 
 
 def test_motion_over_time_joins_a_dataset_without_a_shard_rewritten(
