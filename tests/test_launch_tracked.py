@@ -1,7 +1,9 @@
 """Runs whose MLflow is away: they train on, and what MLflow missed is sent when it is back."""
 
 import contextlib
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -77,6 +79,36 @@ def runs_in(uri: str) -> list[Any]:
         return list(client.search_runs([found.experiment_id]))
 
 
+def shown(uri: str, path: str, asked: dict[str, Any] | None = None) -> str:
+    """What a browser gets from MLflow's pages, and what their script asks for."""
+    body = None if asked is None else json.dumps(asked).encode()
+    request = urllib.request.Request(uri + path, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
+        return str(answer.read().decode())
+
+
+def check_pages(uri: str, result: dict[str, Any]) -> None:
+    """MLflow's own pages open and list the run, with its figures, and the version made of it."""
+    page = shown(uri, "/")
+    (script,) = re.findall(r'src="([^"]+main[^"]*\.js)"', page)
+    assert "<title>MLflow</title>" in page and len(shown(uri, f"/{script}")) > 10_000
+    ours = "/ajax-api/2.0/mlflow"
+    (known,) = [
+        each["experiment_id"]
+        for each in json.loads(shown(uri, f"{ours}/experiments/search?max_results=9"))[
+            "experiments"
+        ]
+        if each["name"] == "away"
+    ]
+    (row,) = json.loads(shown(uri, f"{ours}/runs/search", {"experiment_ids": [known]}))["runs"]
+    assert row["info"]["run_id"] == result["run_id"] and row["info"]["status"] == "FINISHED"
+    figures = {each["key"]: each["value"] for each in row["data"]["metrics"]}
+    assert figures["val_accuracy"] == result["metrics"]["val_accuracy"]
+    told = json.loads(shown(uri, f"{ours}/registered-models/search?max_results=9"))
+    (model,) = told["registered_models"]
+    assert [each["run_id"] for each in model["latest_versions"]] == [result["run_id"]]
+
+
 @pytest.mark.slow
 def test_a_run_begun_without_mlflow_gets_its_run_later(
     dataset: str, tmp_path: Path, port: int, trained: dict[str, Any]
@@ -96,6 +128,7 @@ def test_a_run_begun_without_mlflow_gets_its_run_later(
         assert run.info.status == "FINISHED"
         assert run.data.tags["clipmill.takes_sha256"] == trained["takes_sha256"]
         assert api.show("away", folder=str(tmp_path))["run_id"] == run.info.run_id
+        check_pages(uri, result)
 
 
 @pytest.mark.slow
