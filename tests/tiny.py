@@ -1,5 +1,6 @@
 """Small real things that several tests need: catalogs, datasets, recipes."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clipmill import catalog, ingest, video
+from clipmill import api, catalog, ingest, video
+from clipmill import plan as plans
 from clipmill.catalog import Catalog
 
 SPLITS = {"train": 12, "val": 2, "test": 3}
@@ -57,6 +59,15 @@ def run_recipe(data: str, folder: Path, name: str, **train: Any) -> dict[str, An
         data={"path": data},
         train={"steps": RUN_STEPS, "checkpoint_every": 3, "log_every": 1, **train},
     )
+
+
+def digest_of(recipe: dict[str, Any], steps: int) -> str:
+    """The running digest of the takes of so many steps, from the plan alone."""
+    plan = plans.make(api.recipe(recipe, ()), "train")
+    told, digest = plan.digests(plan.at(0, steps * plan.batch)), bytes(32)
+    for first in range(0, len(told), plan.batch):
+        digest = hashlib.sha256(digest + b"".join(told[first : first + plan.batch])).digest()
+    return digest.hex()
 
 
 def moving(seed: int, step: int, *, frames: int = 24, size: int = 48) -> list[NDArray[np.uint8]]:

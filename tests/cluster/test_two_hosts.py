@@ -5,7 +5,6 @@ without (`test_jobs_cluster.py` submits an ingest). The host that comes back dec
 tells that training comes back to it, as without GPUs nothing sends it there.
 """
 
-import hashlib
 import json
 import signal
 import sys
@@ -17,10 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
-from clipmill import api, catalog, ingest, launch
-from clipmill import plan as plans
+from clipmill import catalog, ingest, launch
 from clipmill.checkpoint import Keeper
-from tiny import run_recipe, write_videos
+from tiny import digest_of, run_recipe, write_videos
 
 pytest_plugins = ["hosts"]
 
@@ -56,15 +54,6 @@ class Run:
         """Its starts: on how many workers, from which step on."""
         rows = launch.read_metrics(self.home.attempts)
         return [(row["workers"], row["step"]) for row in rows]
-
-
-def digest_of(recipe: dict[str, Any], steps: int) -> str:
-    """The running digest of the takes of so many steps, from the plan alone."""
-    plan = plans.make(api.recipe(recipe, ()), "train")
-    told, digest = plan.digests(plan.at(0, steps * plan.batch)), bytes(32)
-    for first in range(0, len(told), plan.batch):
-        digest = hashlib.sha256(digest + b"".join(told[first : first + plan.batch])).digest()
-    return digest.hex()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Runs on Ray workers under attack: killed workers, a killed driver, signals, hopeless errors."""
 
 import contextlib
+import itertools
 import os
 import random
 import secrets
@@ -16,12 +17,12 @@ import psutil
 import pytest
 import yaml
 
-from clipmill import api, catalog, launch, storage, track
+from clipmill import api, catalog, checkpoint, launch, storage, track
 from clipmill.checkpoint import Keeper
 from clipmill.errors import RunError
 from clipmill.launch import room
 from test_feed_mend import wipe
-from tiny import RUN_STEPS, ingested, run_recipe, write_videos
+from tiny import RUN_STEPS, digest_of, ingested, run_recipe, write_videos
 
 PATIENCE_SECONDS = 400  # Ray's workers take a minute to start on a busy machine
 EVERY = 3  # steps between checkpoints, as run_recipe has it
@@ -66,6 +67,11 @@ class Run:
     def step(self) -> int:
         rows = launch.read_metrics(str(self.home / "metrics.jsonl"))
         return rows[-1]["step"] if rows else 0
+
+    def goes_on(self) -> None:
+        """Wait until it is beyond where it is now, whatever it has to do again."""
+        reached = self.step()
+        self.wait_until(lambda: self.step() > reached + EVERY)
 
     def attempts(self) -> list[tuple[int, int]]:
         """Its starts: on how many workers, from which step on."""
@@ -214,11 +220,11 @@ def test_a_lost_node_costs_an_elastic_run_no_take(
     dataset: str,
     tmp_path: Path,
     trained: dict[str, Any],
-    two_nodes: tuple[Any, Any],
+    two_small_nodes: tuple[Any, Any],
     runs: list[Run],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cluster, second = two_nodes
+    cluster, second = two_small_nodes
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     run = Run(tmp_path, run_recipe(dataset, tmp_path, "node", workers=2, min_workers=1))
     runs.append(run)
@@ -227,7 +233,40 @@ def test_a_lost_node_costs_an_elastic_run_no_take(
     told = run.end()
     assert run.process.returncode == 0, told
     (before, _), *_, (after, resumed) = run.attempts()
-    assert before == 2 and after in (1, 2) and resumed >= EVERY
+    assert (before, after) == (2, 1) and resumed >= EVERY
     result = api.show("node", folder=str(tmp_path))
     assert result["takes_sha256"] == trained["takes_sha256"]
     assert steps_logged(run.home) == list(range(1, RUN_STEPS + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_an_elastic_run_goes_on_with_one_worker_and_then_with_two_again(
+    dataset: str,
+    tmp_path: Path,
+    two_small_nodes: tuple[Any, Any],
+    runs: list[Run],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster, second = two_small_nodes
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    endless = {"steps": 100_000, "batch": 16, "workers": 2, "min_workers": 1}
+    recipe = run_recipe(dataset, tmp_path, "elastic", **endless)
+    run = Run(tmp_path, recipe)
+    runs.append(run)
+    run.wait_until(lambda: run.step() > EVERY)
+    cluster.remove_node(second, allow_graceful=False)
+    run.wait_until(lambda: run.attempts()[-1][0] == 1)
+    run.goes_on()
+    cluster.add_node(num_cpus=1, memory=1)
+    run.wait_until(lambda: run.attempts()[-1][0] == 2)
+    run.goes_on()
+    os.kill(run.process.pid, signal.SIGTERM)
+    told = run.end()
+    assert run.process.returncode == 128 + signal.SIGTERM, told
+    worlds = itertools.groupby(world for world, _ in run.attempts())
+    assert [world for world, _ in worlds] == [2, 1, 2]
+    state = checkpoint.read_state(Keeper(str(run.home)).last() or "")
+    assert state.step > run.attempts()[-1][1] >= EVERY
+    assert state.takes_sha256 == digest_of(recipe, state.step)
+    assert steps_logged(run.home) == list(range(1, state.step + 1))
