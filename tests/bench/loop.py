@@ -1,7 +1,8 @@
 """What the platform costs a step: its loop against a bare one, a checkpoint against torch.save.
 
 The network is a narrow C3D, on one thread, on tensors that lie in memory: nothing is decoded and
-nothing prepared. `python tests/bench/loop.py` shows the figures alone.
+nothing prepared; but for a whole worker, which decodes, logs and commits beside it and is set against
+the bare loop by the clock. `python tests/bench/loop.py` shows the figures alone.
 """
 
 import itertools
@@ -16,16 +17,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipmill import train
+from clipmill import launch, recipe, train
 from clipmill.checkpoint import Keeper, Saved, State
 from clipmill.takes import View
 from clipmill.train import Loop
 from clipmill_classify.c3d_network import C3DNetwork
 from row import Row, cpu_seconds_in_turns, ratio
+from start import dataset
 
 FRAMES, SIZE, CLASSES = 8, 56, 8
 VIEW = View(frames=FRAMES, size=SIZE, resize=SIZE)
 STEPS = 8  # of a turn
+WIDTH, TAKES = 0.125, 16
 LEAST_BYTES = 100e6  # of weights and optimizer that a checkpoint holds
 MOST_ROUNDS = 7
 
@@ -47,13 +50,15 @@ class Work:
     model: C3DNetwork
     optimizer: torch.optim.Optimizer
     batch: Batch
+    channels_last: bool = False
 
     @property
     def loop(self) -> Loop:
-        return Loop(VIEW, batch=len(self.batch["target"]), steps=STEPS, seed=0)
+        takes = len(self.batch["target"])
+        return Loop(VIEW, batch=takes, steps=STEPS, seed=0, channels_last=self.channels_last)
 
 
-def work(width: float, takes: int) -> Work:
+def work(width: float, takes: int, *, channels_last: bool = False) -> Work:
     """Make a network of some width and a batch of some takes."""
     torch.manual_seed(0)
     model = OnTensors(
@@ -67,7 +72,8 @@ def work(width: float, takes: int) -> Work:
         "seed": np.arange(takes, dtype=np.uint64),
         "digest": np.zeros((takes, 32), np.uint8),
     }
-    return Work(model, torch.optim.AdamW(model.parameters(), lr=1e-3), batch)
+    train.arranged(model, channels_last=channels_last, remat=False, compiled=False)
+    return Work(model, torch.optim.AdamW(model.parameters(), lr=1e-3), batch, channels_last)
 
 
 def ours(given: Work) -> None:
@@ -143,15 +149,50 @@ def checkpoints(rounds: int) -> tuple[float, float, float]:
     return median(plain), median(ours_), ratio(plain, ours_)
 
 
+def worked(data: str) -> float:
+    """Seconds of a step of a whole worker: fed by threads, each step logged, some committed."""
+    with tempfile.TemporaryDirectory(prefix="clipmill-bench-") as folder:
+        asked = {
+            "run": {"name": "run", "folder": folder},
+            "data": {"path": data, "validate": "none"},
+            "model": {
+                "plugin": "c3d", "width": WIDTH, "frames": FRAMES, "size": SIZE, "resize": SIZE,
+                "dropout": 0.1, "batch_norm": True,
+            },
+            "train": {"steps": 2 * STEPS, "batch": TAKES, "workers": 0, "log_every": 1, "checkpoint_every": 3},
+        }  # fmt: skip
+        plain = recipe.load(asked, []).plain()
+        launch.work({"recipe": plain, "folder": folder, "transport": "thread"})
+        times = [row["time"] for row in launch.read_metrics(launch.Folder(folder).metrics)]
+    return (times[-1] - times[STEPS - 1]) / STEPS  # the first half fills the feed
+
+
+def by_the_clock(given: Work, rounds: int) -> tuple[float, float]:
+    """Seconds of a bare step, and the median of what part of a worker's step it is."""
+    data = dataset()
+    worked(data)
+    bare(given)
+    pairs = [(seconds_of(lambda: bare(given)) / STEPS, worked(data)) for _ in range(rounds)]
+    plain, whole = ([pair[at] for pair in pairs] for at in (0, 1))
+    return median(plain), ratio(plain, whole)
+
+
 def measure(rounds: int) -> list[Row]:
     """Return the figures of the loop."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        given = work(width=0.125, takes=16)
+        given = work(WIDTH, TAKES)
+        last = work(WIDTH, TAKES, channels_last=True)
         seconds = cpu_seconds_in_turns(
-            {"bare": lambda: bare(given), "ours": lambda: ours(given)}, rounds
+            {
+                "bare": lambda: bare(given),
+                "ours": lambda: ours(given),
+                "channels last": lambda: ours(last),
+            },
+            rounds,
         )
+        clock, share = by_the_clock(given, min(rounds, MOST_ROUNDS))
         plain, pause, times = checkpoints(min(rounds, MOST_ROUNDS))
     finally:
         torch.set_num_threads(threads)
@@ -163,6 +204,19 @@ def measure(rounds: int) -> list[Row]:
             "of the bare loop's rate, in CPU seconds",
             against=f"the same network on the same tensors, {rate:.3g} steps a second",
             at_least=0.97,
+        ),
+        Row(
+            "loop/steps of a whole worker over a bare PyTorch loop, by the clock",
+            share,
+            "of the bare loop's rate",
+            against=f"the same network on tensors in memory, {1 / clock:.3g} steps a second; "
+            "the worker decodes its clips on the other core, logs each step, commits each third",
+        ),
+        Row(
+            "loop/channels_last of C3D",
+            ratio(seconds["ours"], seconds["channels last"]),
+            "times the steps of a CPU second",
+            against="the same network and loop with train.channels_last=false",
         ),
         Row(
             "loop/torch.save over checkpoint pause",
