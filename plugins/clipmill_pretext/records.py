@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from clipmill.plugin import Catalog
 
 Rows = NDArray[np.bool_]
+LEAST_MOTION = 5e-4  # less is what coding makes of a still
 
 
 def shorter_than(catalog: Catalog, seconds: float) -> dict[str, Rows]:
@@ -21,7 +22,7 @@ def shorter_than(catalog: Catalog, seconds: float) -> dict[str, Rows]:
 def still(catalog: Catalog) -> dict[str, Rows]:
     """Those in which nothing moves; where motion was never measured, none is known to be."""
     motion = np.array(catalog.values("motion"), np.float64)  # null is NaN
-    return {"without any motion": motion == 0}
+    return {"without any motion": motion < LEAST_MOTION}
 
 
 def silent(catalog: Catalog) -> dict[str, Rows]:
