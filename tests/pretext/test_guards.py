@@ -9,7 +9,8 @@ from sklearn.linear_model import LogisticRegression
 
 from clipmill.plugin import Decoded, Stage
 from clipmill.takes import generator
-from clipmill_pretext.guards import cropped, guarded, recoloured
+from clipmill_pretext.guards import Channels, cropped, guarded, recoloured
+from clipmill_pretext.odd_one_out import ODD, OddOneOut
 from clipmill_pretext.temporal_order import TemporalOrder
 
 SIDE, SIZE = 44, 32
@@ -73,7 +74,12 @@ def probed(films: list[Any], describe: Any, **guards: Any) -> float:
         made = plugin.sample(decoded(film, (rng.permutation(3) * 10).tolist()), generator(seed))
         told.append(np.concatenate([describe(part) for part in np.split(made["rgb"], 3)]))
         truth.append(int(made["truth"]))
-    x, cut = np.array(told), len(films) // 2
+    return probe_score(np.array(told), truth)
+
+
+def probe_score(x: NDArray[Any], truth: list[int]) -> float:
+    """The share right of a linear probe: learnt from one half, asked about the other."""
+    cut = len(x) // 2
     x = (x - x.mean(0)) / (x.std(0) + 1e-9)
     probe = LogisticRegression(max_iter=300).fit(x[:cut], truth[:cut])
     return float(probe.score(x[cut:], truth[cut:]))
@@ -118,3 +124,35 @@ def test_a_linear_probe_tells_the_order_only_without_guards(
     films = [film(seed) for seed in range(600)]
     assert probed(films, describe, **without) > 0.75
     assert probed(films, describe, **guards) < 0.4
+
+
+def drift(part: Frames) -> NDArray[Any]:
+    """How colours differ from the first frame of a sub-clip to its last.
+
+    From frame to frame they would tell how much changes, too, which is told beside every test.
+    """
+    mean = part.mean((1, 2))
+    return np.asarray(mean[-1] - mean[0])
+
+
+def odd_probed(films: list[Any], channels: Channels) -> float:
+    """How well a linear probe on colours tells which of three sub-clips is odd; chance is 1 / 3."""
+    plugin = OddOneOut(clips=3, frames=4, size=SIZE, resize=SIDE, channels=channels)
+    rng = np.random.default_rng(0)
+    told, truth = [], []
+    for seed, film in enumerate(films):
+        views = np.full(3, "train", dtype=object)
+        views[rng.integers(3)] = ODD
+        numbers = tuple(np.arange(at, at + 4) for at in (0, 8, 16))
+        streams = tuple({"rgb": np.stack([film(n) for n in each])} for each in numbers)
+        take = Decoded("train", tuple(views.tolist()), streams, ({}, {}, {}), numbers)
+        made = plugin.sample(take, generator(seed))
+        told.append(np.concatenate([drift(part) for part in np.split(made["rgb"], 3)]))
+        truth.append(int(made["truth"]))
+    return probe_score(np.array(told), truth)
+
+
+def test_a_linear_probe_on_colours_finds_the_odd_one_only_without_guards() -> None:
+    films = [fading(seed) for seed in range(600)]
+    assert odd_probed(films, "as_is") > 0.75
+    assert odd_probed(films, "split") < 0.45  # it still tells how much changes, not which way
