@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-PATIENCE_SECONDS = 120
-PORT = 6379
+PATIENCE_SECONDS = 240
+PORT, JOBS_PORT = 6379, 8265
 NODE_FLAGS = (
     "--num-cpus=1", "--num-gpus=0", "--object-store-memory=200000000", "--block",
     # A node waits only so long to hear which ports its agents have chosen: they get fixed ones.
@@ -76,6 +76,15 @@ class Host:
         """Run a program there to its end: its exit code."""
         return self.start(*words, **environment).wait(PATIENCE_SECONDS)
 
+    def ask(self, *words: str) -> str:
+        """Run a program there that does what it should: what it prints."""
+        command = ["ip", "netns", "exec", self.name, *words]
+        ran = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
+        assert ran.returncode == 0, f"{ran.stderr}\n{self.told()}"
+        return ran.stdout
+
     def processes(self) -> list[psutil.Process]:
         """All that runs there."""
         found = []
@@ -102,8 +111,10 @@ class Host:
         return any("make" in task for task in tasks)  # it calls `Cache.make`
 
     def told(self) -> str:
-        """The end of what was said there, and of what Ray's own programs said."""
-        logs = [self.log, *Path(self.temporary).glob("session_2*/logs/[gr]*.[eo]??")]
+        """The end of what was said there, and of what Ray's own programs and jobs said."""
+        logs = [self.log]
+        for names in ("[gr]*.[eo]??", "job-driver-*.log"):
+            logs += Path(self.temporary).glob(f"session_2*/logs/{names}")
         return "\n".join(f"--- {log.name}\n{log.read_text()[-2000:]}" for log in logs)
 
     def ray(self, *words: str) -> list[str]:
@@ -133,12 +144,13 @@ class Hosts:
     def __init__(self, head: Host, worker: Host) -> None:
         self.head, self.worker = head, worker
         self.address = f"{head.address}:{PORT}"
+        self.jobs = f"http://{head.address}:{JOBS_PORT}"
         ends = ("type", "veth", "peer", "name", "eth0", "netns", worker.name)
         ip("link", "add", "name", "eth0", "netns", head.name, *ends)
         head.plug_in()
         worker.plug_in()
-        # The dashboard is ten more processes to wait for; without it Ray Train complains in the log.
-        self._begin(head, "--head", f"--port={PORT}", "--include-dashboard=false")
+        page = (f"--dashboard-host={head.address}", f"--dashboard-port={JOBS_PORT}")
+        self._begin(head, "--head", f"--port={PORT}", "--include-dashboard=true", *page)
         self.begin_worker()
 
     def begin_worker(self) -> None:

@@ -1,12 +1,10 @@
-"""A cluster of two hosts with a token: ingest, and a run whose cable is pulled in mid-epoch.
+"""A cluster of two hosts with a token: an ingest and a run as jobs, its cable pulled in mid-epoch.
 
-The verbs are given the cluster's address: jobs want the dashboard, whose ten processes these hosts do
-without (`test_jobs_cluster.py` submits an ingest). The host that comes back decodes again; no test
-tells that training comes back to it, as without GPUs nothing sends it there.
+The host that comes back decodes again; no test tells that training comes back to it, as without GPUs
+nothing sends it there.
 """
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -24,18 +22,28 @@ pytest_plugins = ["hosts"]
 
 CLI = (sys.executable, "-c", "from clipmill.cli import main; main()")
 PATIENCE_SECONDS = 200
+STOPPED_CODE = 143  # as of a process that SIGTERM has ended
 EVERY = 3  # steps between checkpoints, as run_recipe has it
 
 
 class Run:
-    """A run on the hosts, started from the head."""
+    """A run on the hosts, submitted from the head."""
 
     def __init__(self, hosts: Any, recipe: dict[str, Any], file: Path) -> None:
         self.home = launch.Folder(str(Path(recipe["run"]["folder"]) / recipe["run"]["name"]))
         self.head = hosts.head
+        self.there = ("--address", hosts.jobs)
         file.write_text(yaml.safe_dump(recipe))
-        words = (*CLI, "train", str(file), "--address", hosts.address)
-        self.process = hosts.head.start(*words)
+        asked = ("submit", str(file), "--detach", "--json", "--python", sys.executable)
+        self.job = json.loads(self.head.ask(*CLI, *asked, *self.there))["job"]
+        self.process = self.head.start(*CLI, "jobs", "wait", self.job, *self.there)
+
+    def stop(self) -> dict[str, Any]:
+        """Stop its job: what is told of that."""
+        stopped: dict[str, Any] = json.loads(
+            self.head.ask(*CLI, "jobs", "stop", self.job, "--json", *self.there)
+        )
+        return stopped
 
     def wait_until(self, happened: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -66,8 +74,8 @@ def test_a_cable_pulled_and_put_back_costs_no_take(hosts: Any, tmp_path: Path) -
 
     write_videos(tmp_path / "videos")
     data = str(tmp_path / "data")
-    words = (*CLI, "ingest", str(tmp_path / "videos"), "--out", data)
-    assert hosts.head.run(*words, RAY_ADDRESS=hosts.address) == 0, hosts.head.told()
+    verb = ("ingest", str(tmp_path / "videos"), "--out", data)
+    hosts.head.ask(*CLI, "submit", "--address", hosts.jobs, "--python", sys.executable, "--", *verb)
     assert len(catalog.load(data)) == 34 and ingest.verify(data) == []
 
     plain = run_recipe(data, tmp_path, "two", steps=100_000, workers=2, min_workers=1)
@@ -86,8 +94,8 @@ def test_a_cable_pulled_and_put_back_costs_no_take(hosts: Any, tmp_path: Path) -
     run.wait_until(hosts.worker.decodes)
     again = run.step()
     run.wait_until(lambda: run.step() > again + EVERY)
-    run.process.send_signal(signal.SIGTERM)
-    assert run.process.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM, hosts.head.told()
+    assert run.stop()["status"] == "STOPPED"
+    assert run.process.wait(PATIENCE_SECONDS) == STOPPED_CODE, hosts.head.told()
     state = json.loads(Path(Keeper(run.home.path).last() or "", "state.json").read_text())
     assert state["step"] > again >= resumed
     assert state["takes_sha256"] == digest_of(plain, state["step"])

@@ -41,11 +41,12 @@ def submit(
     with head.at(address) as there, tempfile.TemporaryDirectory(prefix="clipmill-job-") as folder:
         shipped = wheels.make(folder, given.packages)
         asked = order.order(given.words, given.files, folder, python=given.python, env=given.env)
+        wheels.unpack(shipped, asked.folder)
         job = f"{_id(given)}-{secrets.token_hex(3)}"
         there.client.submit_job(
             entrypoint=asked.entrypoint,
             submission_id=job,
-            runtime_env={**asked.runtime_env, "py_modules": [wheel.path for wheel in shipped]},
+            runtime_env=asked.runtime_env,
             metadata={"clipmill": asked.shown},
         )
         told = {"shipped": [f"{wheel.name}=={wheel.version}" for wheel in shipped]}

@@ -39,6 +39,7 @@ class Asked:
     """What Ray is asked to run."""
 
     entrypoint: str
+    folder: str  # that is shipped; what lies in it can be imported there
     runtime_env: dict[str, Any]
     shown: str  # the command, as a person would give it
 
@@ -66,7 +67,7 @@ def order(
         "env_vars": variables,
         "config": {"setup_timeout_seconds": SETUP_SECONDS},
     }
-    return Asked(f"exec sh {RUN}", runtime_env, shlex.join(["clipmill", *words]))
+    return Asked(f"exec sh {RUN}", str(home), runtime_env, shlex.join(["clipmill", *words]))
 
 
 def _script(words: Sequence[str], placed: Mapping[str, str], python: str | None) -> str:

@@ -1,8 +1,10 @@
 """What runs here, packed as wheels: the platform, and every distribution that offers plugins.
 
-A version ends in a hash of the content, as Ray keeps wheels by their file names: of two of one name
-the first would be used for ever. Requirements are left out: what a plugin needs must be there, for
-nothing is downloaded on the way. Knows nothing of clusters.
+A version ends in a hash of the content, so that it tells which code a job has run. Requirements are
+left out: what a plugin needs must be there, for nothing is downloaded on the way. Wheels are unpacked
+into the folder of a job, which Ray knows by its content. Wheels themselves it knows by their names,
+has pip install them on every host, and fails on a host that comes back and still has some of it.
+Knows nothing of clusters.
 """
 
 import base64
@@ -47,6 +49,13 @@ def make(folder: str, packages: Sequence[str] = ()) -> list[Wheel]:
         files = dict(_files_of(package))
         made.append(pack(package, "0", files, "", folder))
     return made
+
+
+def unpack(wheels: Sequence[Wheel], folder: str) -> None:
+    """Put what wheels hold into a folder from which it can be imported, with what is known of them."""
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel.path) as archive:
+            archive.extractall(folder)
 
 
 def _offering() -> Iterator[Distribution]:
