@@ -58,7 +58,7 @@ def unit(x_ND: NDArray[np.float32]) -> NDArray[np.float32]:
 def nearest(
     x_ND: NDArray[np.float32], count: int, progress: Progress | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """For each row the places of those nearest, and their cosines; equal ones in their order."""
+    """For each row the places of those nearest, and their cosines; equal ones of them in their order."""
     total = len(x_ND)
     count = min(count, total - 1)
     block = max(1, BLOCK_BYTES // (4 * total))

@@ -102,7 +102,7 @@ class _Pool:
             except faults.RayTaskError as error:
                 cause = getattr(error, "cause", None)
                 raise (cause if isinstance(cause, ClipmillError) else error) from error
-            except faults.RayActorError as error:
+            except (faults.RayActorError, faults.ObjectLostError) as error:
                 self._replace(actor, number, error)
             self._hand_out(parts)
 
