@@ -57,6 +57,7 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (site / "mine" / "__pycache__").mkdir(parents=True)
     (site / "mine" / "__init__.py").write_text("raise RuntimeError('not to be imported')\n")
     (site / "mine" / "__pycache__" / "x.pyc").write_bytes(b"old")
+    (site / "mine" / ".gitignore").write_text("*.py\n")
     about = site / "mine-0.3.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 0.3\n")
@@ -228,7 +229,7 @@ class Halting:
     def get_job_info(self, job: str) -> Any:
         if self.faults:
             self.faults -= 1
-            raise ConnectionError("reset by peer")
+            raise ConnectionError("reset by peer at /jobs/train-exp404")
         return SimpleNamespace(status=SimpleNamespace(is_terminal=lambda: True))
 
     def get_job_logs(self, job: str) -> str:

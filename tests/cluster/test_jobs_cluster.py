@@ -85,10 +85,10 @@ def test_a_recipe_is_trained_there_as_it_is_here(
 ) -> None:
     printed = list[str]()
     given = tiny.run_recipe(dataset, tmp_path, "there", workers=1)
-    told = api.submit(given, address=head, write=printed.append)
+    told = api.submit(given, address=head, write=printed.append, for_programs=True)
     assert (told["status"], told["exit_code"]) == ("SUCCEEDED", 0), "".join(printed)
     result = api.show("there", folder=str(tmp_path))
-    assert result["weights_sha256"] == trained["weights_sha256"]
+    assert told["result"]["weights_sha256"] == result["weights_sha256"] == trained["weights_sha256"]
     assert any("+g" in each for each in told["shipped"])
     assert "".join(printed).count("Running entrypoint") == 1  # followed without a gap or an echo
 

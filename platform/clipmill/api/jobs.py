@@ -22,23 +22,26 @@ def submit(
     packages: Sequence[str] = (),
     python: str | None = None,
     write: Write | None = None,
+    for_programs: bool = False,
 ) -> dict[str, Any]:
     """Train a recipe on a Ray cluster, or run any `command` (words without `clipmill`) there.
 
     The platform and all installed plugins are shipped as wheels. `write` hears what is printed;
-    without `follow` it is not waited for.
+    without `follow` it is not waited for. `for_programs` asks for the verb's own `result`.
     """
     from clipmill import jobs
 
     if (source is None) == (not command):
         raise UsageError("a recipe and a command, or neither", "one of them")
     words, name, files = _command(command) if command else _training(source, overrides)
+    if for_programs and "--json" not in words:
+        words.append("--json")
     order = jobs.Order(words, name, files, env, packages, python)
     return jobs.submit(order, address, follow=follow, write=write)
 
 
 def _training(source: Any, overrides: Sequence[str]) -> tuple[list[str], str, dict[str, bytes]]:
-    """Refuse what is no recipe before anything is sent; paths are those of this machine."""
+    """Refuse what is no recipe before anything is sent; a relative path begins at the folder here."""
     import yaml
 
     given = recipe(source, overrides).anchored()

@@ -64,12 +64,12 @@ def submit(
 
     verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     is_verb = words[0] in verbs
-    # What a program asked for is asked of the command, too.
-    asked = [*words, "--json"] if on_screen.for_programs and "--json" not in words else words
     return api.submit(
         None if is_verb else words[0], () if is_verb else words[1:],
-        command=asked if is_verb else (), address=address, follow=not detach, env=env or (),
+        command=words if is_verb else (), address=address, follow=not detach, env=env or (),
         packages=package or (), python=python, write=_to_errors,
+        # What a program asked for is asked of the verb, too.
+        for_programs=on_screen.for_programs,
     )  # fmt: skip
 
 

@@ -19,7 +19,8 @@ from clipmill.jobs.head import Head
 
 LOOK_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0  # for a head that does not answer
-KEPT_CHARACTERS = 1 << 22
+KEPT_CHARACTERS = 1 << 26  # of the end, where the result is
+NOT_FOUND = "status code 404"
 
 
 class Printed:
@@ -55,7 +56,7 @@ class _Patience:
         try:
             yield
         except (OSError, RuntimeError, ClientError) as error:
-            if "404" in str(error):
+            if isinstance(error, RuntimeError) and NOT_FOUND in str(error):
                 raise
             self.silent_since = self.silent_since or time.monotonic()
             if time.monotonic() - self.silent_since > PATIENCE_SECONDS:

@@ -24,7 +24,10 @@ from clipmill import recipe as recipes
 from clipmill.errors import PluginError
 
 PLATFORM = "clipmill"
-LEFT_OUT = ("__pycache__", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache")
+LEFT_OUT = (
+    "__pycache__", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache",
+    ".gitignore", ".rayignore",  # Ray would obey them, and leave out files of a package
+)  # fmt: skip
 HASH_CHARACTERS = 12
 WHEEL = "Wheel-Version: 1.0\nGenerator: clipmill\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
@@ -55,7 +58,10 @@ def unpack(wheels: Sequence[Wheel], folder: str) -> None:
     """Put what wheels hold into a folder from which it can be imported, with what is known of them."""
     for wheel in wheels:
         with zipfile.ZipFile(wheel.path) as archive:
-            archive.extractall(folder)
+            for inner in archive.namelist():  # they are our own, and lead nowhere else
+                path = Path(folder, inner)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(archive.read(inner))
 
 
 def _offering() -> Iterator[Distribution]:
