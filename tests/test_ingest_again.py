@@ -11,6 +11,7 @@ import pytest
 from clipmill import api, catalog, ingest, shards
 from clipmill.errors import DataError
 from clipmill.ingest import Options, arrange
+from clipmill.ingest.sources import Source
 from test_ingest import adds_up, clip, files, heap, ledger, records, table
 from tiny import run_recipe
 
@@ -189,6 +190,18 @@ def test_groups_and_a_videos_parts_share_a_split(tmp_path: Path) -> None:
     for row in records(tmp_path / "d"):
         splits.setdefault(row["group"], set()).add(row["split"])
     assert len(splits) == 5 and all(len(held) == 1 for held in splits.values())
+    assert set.union(*splits.values()) == {"train", "val", "test"}
+
+
+def test_an_identity_has_one_split_whatever_its_classes() -> None:
+    def part(number: int) -> arrange.Part:
+        source = Source(f"{number}.mp4", label="ab"[number % 2], identity=str(number // 4))
+        return arrange.Part(source, (0, 0), f"{number * 7 % 40:064x}", 0.0, None, 1.0)
+
+    splits: dict[str | None, set[str | None]] = {}
+    for each in arrange.with_splits([part(number) for number in range(40)]):
+        splits.setdefault(each.source.identity, set()).add(each.source.split)
+    assert len(splits) == 10 and all(len(held) == 1 for held in splits.values())
     assert set.union(*splits.values()) == {"train", "val", "test"}
 
 

@@ -270,7 +270,7 @@ def _foreseen(part: Part, profile: video.Profile) -> dict[str, Any]:
 def with_splits(parts: Sequence[Part]) -> list[Part]:
     """Give 80/10/10 by content within each class to all that state no split.
 
-    What belongs together (a video's parts, a group, near-duplicates) never parts.
+    What belongs together (a video's parts, a group, an identity, near-duplicates) never parts.
     """
     by_class: dict[str, list[list[Part]]] = defaultdict(list)
     given: dict[str, str] = {}
@@ -312,7 +312,7 @@ def _shares(sizes: list[int]) -> list[str]:
 
 
 def _units(parts: Sequence[Part]) -> list[list[Part]]:
-    """Parts that share a video, a group or near-duplicates, put together transitively."""
+    """Parts that share a video, a group, an identity or near-duplicates, put together transitively."""
     root: dict[str, str] = {}
 
     def find(name: str) -> str:
@@ -330,8 +330,9 @@ def _units(parts: Sequence[Part]) -> list[list[Part]]:
 
 
 def _ties(part: Part) -> list[str]:
-    ties = [f"group {part.source.group}"] if part.source.group else []
-    return [*ties, f"near {part.near}"] if part.near else ties
+    source = part.source
+    told = {"group": source.group, "identity": source.identity, "near": part.near}
+    return [f"{kind} {name}" for kind, name in told.items() if name]
 
 
 def shard_plan(
