@@ -22,11 +22,11 @@ from clipmill.evaluate.kinds import class_counts, figures_of, truth
 from clipmill.evaluate.originals import originals
 from clipmill.evaluate.pictures import draw
 from clipmill.evaluate.pieces import pieces
+from clipmill.evaluate.settled import settled_meter
 from clipmill.evaluate.spread import spread
 from clipmill.evaluate.work import Answered, answered
 from clipmill.infer import Model
 from clipmill.plan import Plan
-from clipmill.plugin import Meter
 from clipmill.readable import Clock, readable
 from clipmill.takes import Stage
 
@@ -207,7 +207,7 @@ def _measured(
     model: Model, rows: list[Row], answers: list[Answer], keep_meters: bool
 ) -> dict[str, Any]:
     """The metric over all videos in the order of the plan, figures, and each video's answer."""
-    plugin, whole = model.plugin, _meter(model)
+    plugin, whole = model.plugin, settled_meter(model)
     score = getattr(whole, "score", None)  # of one video: its mean is the metric
     told, meters = [], {}
     for row, answer in zip(rows, answers, strict=True):
@@ -217,7 +217,7 @@ def _measured(
         own = {"key": row["key"], "target": truth(answer, row), **plain}
         told.append({**own, "score": float(score(answer, row))} if score else own)
         if keep_meters and not score:
-            meters[row["key"]] = _meter(model)
+            meters[row["key"]] = settled_meter(model)
             meters[row["key"]].update(answer, row)
     metrics = whole.compute()
     verdict = plugin.verdict(metrics)
@@ -241,12 +241,3 @@ def _check_scores(scores: list[float], metric: float, model: Model) -> None:
             f"its {model.plugin.metric}, {metric:.6g}",
             "a meter whose metric is no mean over videos has no `score`",
         )
-
-
-def _meter(model: Model) -> Meter:
-    made = model.plugin.meter()
-    assert made is not None, "checked before"
-    settle = getattr(made, "settle", None)
-    if settle and "validation" in model.figures:
-        settle(model.figures["validation"]["metrics"])
-    return made

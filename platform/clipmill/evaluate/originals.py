@@ -15,13 +15,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from clipmill import infer, storage
 from clipmill.errors import ClipmillError, DataError
+from clipmill.evaluate.settled import settled_meter
 from clipmill.infer import Asked, Model
 from clipmill.ingest.examine import hash_of
 from clipmill.ingest.state import SOURCES
 from clipmill.readable import THRESHOLD
+
+# By the kind of numbers: of masks (unsigned) the share of pixels that are told otherwise.
+DISTANCES: Mapping[str, Callable[[NDArray[Any], NDArray[Any]], float]] = {
+    "f": lambda one, two: float(np.abs(one - two).mean()),
+    "u": lambda one, two: float((one != two).mean()),
+}
 
 Progress = Callable[[str, int, int], None]
 Answer = Mapping[str, Any]
@@ -114,24 +122,29 @@ def _places(folder: str) -> dict[str, Place]:
 
 def _differences(model: Model, both: Sequence[tuple[Row, Answer, Answer]]) -> dict[str, Any]:
     """The metrics of both sides on the same videos, and how far their answers are apart."""
-    metrics = []
-    for side in (1, 2):
-        meter = model.plugin.meter()
-        assert meter is not None, "checked before"
-        for each in both:
-            meter.update(each[side], each[0])
-        metrics.append(meter.compute())
-    stored, made = metrics
-    name = model.plugin.metric
     labels = [(_label(old), _label(new)) for _, old, new in both]
     changed = {"labels_changed": sum(old != new for old, new in labels)}
     return {
-        "metrics": made,
-        "stored_metrics": stored,
-        "difference": made[name] - stored[name],
+        **_compared(model, both),
         "answers_apart": _apart(both),
         **(changed if labels[0] != (None, None) else {}),  # a class a frame is none of the video
     }
+
+
+def _compared(model: Model, both: Sequence[tuple[Row, Answer, Answer]]) -> dict[str, Any]:
+    """The metrics of both sides, or why there are none: a file has no masks and no other videos."""
+    metrics = []
+    for side in (1, 2):
+        meter = settled_meter(model)
+        try:
+            for each in both:
+                meter.update(each[side], each[0])
+            metrics.append(meter.compute())
+        except DataError as error:
+            return {"not_measured": f"{('records', 'files alone')[side - 1]}: {error.args[0]}"}
+    stored, made = metrics
+    name = model.plugin.metric
+    return {"metrics": made, "stored_metrics": stored, "difference": made[name] - stored[name]}
 
 
 def _apart(both: Sequence[tuple[Row, Answer, Answer]]) -> dict[str, dict[str, float]]:
@@ -140,8 +153,8 @@ def _apart(both: Sequence[tuple[Row, Answer, Answer]]) -> dict[str, dict[str, fl
     for _, old, new in both:
         for name in old.keys() & new.keys():
             one, two = np.asarray(old[name]), np.asarray(new[name])
-            if one.shape == two.shape and one.ndim and one.dtype.kind == "f" and one.size:
-                apart.setdefault(name, []).append(float(np.abs(one - two).mean()))
+            if one.shape == two.shape and one.ndim and one.size and one.dtype.kind in DISTANCES:
+                apart.setdefault(name, []).append(DISTANCES[one.dtype.kind](one, two))
     return {
         name: {"mean": float(np.mean(found)), "largest": max(found)}
         for name, found in sorted(apart.items())
