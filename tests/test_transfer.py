@@ -120,6 +120,15 @@ def test_a_pretext_names_its_network_and_a_classifier_is_its_own() -> None:
     assert fields["weights"] is None and fields["frozen"] == []  # else random would be no chance
 
 
+def test_shares_of_classes_stay_with_them() -> None:
+    small = {"width": 0.125, "size": 32, "resize": 32, "depth": 2}
+    made = plugin.make("unet", {**small, "shares": [0.5, 0.3, 0.2]})
+    name, fields = network.downstream(made)
+    assert (name, fields["shares"]) == ("unet", [])
+    bare = network.of_any_classes(made)  # they may be those of the other data, and set
+    assert transfer.fitted("it", weights_of(made), bare, ["a", "b"]).learning == 2
+
+
 def test_another_network_takes_what_is_set_and_shared() -> None:
     for made in (Told(), frame(test_clips=2)):
         name, fields = network.downstream(made, "cnn_rnn")

@@ -88,7 +88,8 @@ def read(
         plugin = recipe.plugin()
         alike = plugin.model_dump_json()
         if alike not in fits:
-            fits[alike] = fitted(source, weights, plugin, plugin.class_names(catalog))
+            bare = network.of_any_classes(plugin)
+            fits[alike] = fitted(source, weights, bare, plugin.class_names(catalog))
         sides.append(_side(protocol, recipe, fits[alike], shares, catalog, seeds))
     return Asked(source, catalog, tuple(sides), seeds, out)
 

@@ -11,6 +11,7 @@ from clipmill.errors import PluginError
 from clipmill.plugin import Plugin
 
 Fields = dict[str, Any]
+OF_CLASSES: Mapping[str, Any] = {"class_weights": {}, "shares": []}  # what counts or names them
 
 
 def downstream(plugin: Plugin, other: str | None = None) -> tuple[str, Fields]:
@@ -37,10 +38,16 @@ def _is_set(made: Plugin, name: str) -> bool:
 
 def _unlearnt(plugin: type[Plugin], fields: Fields) -> Fields:
     """Without files of weights, which would be no random ones, and without what is of its classes."""
-    anew: Mapping[str, Any] = {"frozen": [], "class_weights": {}}
+    anew: Mapping[str, Any] = {"frozen": [], **OF_CLASSES}
     known = plugin.model_fields
     files = {n: None for n in known if n.split("_")[-1] == "weights" and n not in anew}
     return {**fields, **files, **{name: value for name, value in anew.items() if name in known}}
+
+
+def of_any_classes(plugin: Plugin) -> Plugin:
+    """The same without what is of its classes, so that a network of more of them can be made."""
+    bare = {name: value for name, value in OF_CLASSES.items() if name in type(plugin).model_fields}
+    return plugins.make(plugin.name, {**plugin.model_dump(mode="json"), **bare}) if bare else plugin
 
 
 def check(plugin: Plugin, protocol: str) -> None:
