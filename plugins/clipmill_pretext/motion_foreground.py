@@ -50,6 +50,7 @@ class MotionForeground(Pretext):
         "motion",
         description="what a test compares with: the motion, or a record's own masks where it has some",
     )
+    test_crops: Literal[1] = Field(1, description="masks are told of the middle of a frame")
     weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
 
     def downstream(self) -> tuple[str, dict[str, Any]]:

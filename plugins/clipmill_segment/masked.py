@@ -5,7 +5,7 @@ neither networks nor what they answer.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ class Masked(Plugin):
     augment: tuple[Augmentation, ...] = Field(
         ("crop", "flip"), description="what the masks go along with"
     )
+    test_crops: Literal[1] = Field(1, description="masks are told of the middle of a frame")
 
     @field_validator("augment")
     @classmethod

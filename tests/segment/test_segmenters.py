@@ -166,6 +166,12 @@ def test_frames_that_cannot_be_mirrored_or_halved_are_refused() -> None:
         make("segnet", {"augment": ("crop", "mixup")})
 
 
+@pytest.mark.parametrize("name", [*NAMES, "mask_rcnn", "motion_foreground"])
+def test_masks_are_told_of_one_place_of_a_frame(name: str) -> None:
+    with pytest.raises(RecipeError, match="test_crops"):
+        make(name, {"test_crops": 3})
+
+
 # --- what is lost
 
 
