@@ -153,6 +153,10 @@ def test_the_still_is_what_the_network_got(runs: str) -> None:
         ({"out": "x.gif"}, "a file that ends in .png"),
         ({"videos": 0}, "1 at the least"),
         ({"split": "nosuch"}, "split 'nosuch'"),
+        (
+            {"out": "x.mp4"},
+            "temporal_coherence answers with .*; wanted one of things, class_scores",
+        ),
         ({"target": "trained"}, "answers with probabilities; wanted one of mask, heat, embedding"),
     ],
 )

@@ -71,8 +71,10 @@ def drawn(
     stills: list[Picture] = []
     outputs: list[Output] = []
     for batch in asked.batches:
-        stills += list(batch["rgb"][:, 0])
         outputs += [output for _, output in infer.outputs(own, [batch])]
+        if "rgb" not in batch:  # it compares several pictures: there is none to draw over
+            raise _undrawable(model, outputs[0])
+        stills += list(batch["rgb"][:, 0])
     answer = own.plugin.answer(outputs, asked.takes)
     found = answer.get("things")
     pictures = []
@@ -110,7 +112,11 @@ def over(
         return drawing.masked(still, output["mask"] >= CUT)
     if "heat" in output:
         return drawing.heated(still, output["heat"])
-    raise PluginError(
+    raise _undrawable(model, output)
+
+
+def _undrawable(model: Model, output: Output) -> PluginError:
+    return PluginError(
         f"{model.recipe.model.plugin} answers with {', '.join(sorted(output))}",
         f"one of {', '.join(KINDS)}, which can be drawn over a video",
     )
