@@ -1,8 +1,9 @@
 """How well things are found: average precision of masks and boxes, and whether they keep their numbers.
 
 The precision is COCO's, by its own code: over overlaps of 0.5 to 0.95, and the mean over classes. A
-thing that lies in what is void counts neither for nor against a mask. Frames are kept as run
-lengths, in the order of the videos: merging parts gives exactly the whole.
+thing that lies in what is void counts neither for nor against a mask, and at least half in it
+neither for nor against a box. Frames are kept as run lengths, in the order of the videos: merging
+parts gives exactly the whole.
 """
 
 import contextlib
@@ -85,7 +86,11 @@ def _frames(answer: Mapping[str, Any]) -> Iterator[Frame]:
 
 def precisions(frames: Sequence[Frame], kind: Kind) -> NDArray[np.float64]:
     """The mean over classes of the average precision at each of COCO's ten overlaps."""
-    told = [_told(thing, at) for at, frame in enumerate(frames, 1) for thing in frame.told]
+    told = [
+        _told(thing, at)
+        for at, frame in enumerate(frames, 1)
+        for thing in (_outside_void(frame) if kind == "bbox" else frame.told)
+    ]
     if not told:
         return np.zeros(10)
     with contextlib.redirect_stdout(io.StringIO()):  # its code tells how it goes
@@ -99,6 +104,22 @@ def precisions(frames: Sequence[Frame], kind: Kind) -> NDArray[np.float64]:
     precision_TRK = judge.eval["precision"][:, :, :, 0, -1]
     seen_K = (precision_TRK > -1).all((0, 1))
     return np.asarray(precision_TRK[:, :, seen_K].mean((1, 2)), np.float64)
+
+
+def _outside_void(frame: Frame) -> list[Thing]:
+    """What was told of a frame, less what has at least half of its mask in void.
+
+    A box around void would hold more than void, so that as a crowd it would excuse too much.
+    """
+    void = [thing["mask"] for thing in frame.true if thing["class"] == VOID]
+    if not void or not frame.told:
+        return frame.told
+    share_NV = run_lengths.iou([thing["mask"] for thing in frame.told], void, [1] * len(void))
+    return [
+        thing
+        for thing, share in zip(frame.told, np.max(share_NV, axis=1), strict=True)
+        if share < SAME
+    ]
 
 
 def _told(thing: Thing, image: int) -> dict[str, Any]:

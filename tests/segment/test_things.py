@@ -60,8 +60,11 @@ def test_what_lies_in_void_counts_for_nothing() -> None:
     there = [true(0, 1, 1, 0, 0, 8)]
     void = {"at": 0, "class": VOID, "number": 0, "mask": runs_of(square(12, 12, 10))}
     things = [told(0, 1, 0.9, 13, 13, 8), told(0, 1, 0.8, 0, 0, 8)]
-    assert measured(things, [*there, void])["mask_ap"] == pytest.approx(1.0)
-    assert measured(things, there)["mask_ap"] == pytest.approx(0.5)  # found behind a wrong one
+    for metric in ("mask_ap", "box_ap"):
+        assert measured(things, [*there, void])[metric] == pytest.approx(1.0)
+        assert measured(things, there)[metric] == pytest.approx(0.5)  # found behind a wrong one
+    less = {**void, "mask": runs_of(square(13, 13, 5))}  # 25 of the 64 pixels of the wrong one
+    assert measured(things, [*there, less])["box_ap"] == pytest.approx(0.5)
     with pytest.raises(DataError, match="no thing is marked"):
         measured(things, [void])
 
