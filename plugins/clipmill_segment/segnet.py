@@ -4,9 +4,9 @@ Badrinarayanan et al., "SegNet: A Deep Convolutional Encoder-Decoder Architectur
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clipmill_segment.segmenter import Segmenter
 
@@ -24,6 +24,12 @@ class SegNet(Segmenter):
     stages: int = Field(
         5, ge=1, le=5, description="how often the encoder pools; the first ones stay"
     )
+
+    @model_validator(mode="after")
+    def _can_be_halved(self) -> Self:
+        if self.size < 1 << self.stages:
+            raise ValueError(f"a size of at least {1 << self.stages}, or fewer stages")
+        return self
 
     def network(self, classes: int, *, restored: bool) -> "torch.nn.Module":
         """Make the encoder and its mirror."""

@@ -162,6 +162,8 @@ def test_frames_that_cannot_be_mirrored_or_halved_are_refused() -> None:
         make("unet", {"edges": "crop", "size": 96})
     with pytest.raises(RecipeError, match=r"a multiple of 8"):
         make("enet", {"size": 100})
+    with pytest.raises(RecipeError, match=r"a size of at least 32, or fewer stages"):
+        make("segnet", {"size": 16, "resize": 16})
     with pytest.raises(RecipeError, match=r"without mixup"):
         make("segnet", {"augment": ("crop", "mixup")})
 
