@@ -16,13 +16,14 @@ from typer.testing import CliRunner
 from clipmill import api, checkpoint, infer, launch, plugin, transfer
 from clipmill.cli import app
 from clipmill.errors import ClipmillError, RecipeError, RunError, UsageError
-from clipmill.evidence import pages
+from clipmill.evidence import chance, pages
 from clipmill.plugin import Info, Plugin
 from clipmill.recipe import Recipe
-from clipmill.transfer import fit, network, plot, trial
+from clipmill.transfer import conduct, fit, network, plot, trial
 from clipmill.transfer.asked import Asked
 from clipmill.transfer.pages import _gain as gain
 from clipmill.transfer.verdict import judged, said
+from tiny import catalog_of, rows
 
 runner = CliRunner()
 QUICK = ("train.steps=2", "train.batch=4", "train.log_every=1")
@@ -383,6 +384,17 @@ def test_only_shares_are_told_in_percent() -> None:
     assert pages.percent(share) == "50.0% ± 12.5%"
     assert pages.percent(loss) == "3.25 ± 0.5 test loss"
     assert gain(0.125, [share, share]) == "+12.5" and gain(-0.5, [share, loss]) == "-0.5"
+
+
+def test_chance_is_told_where_one_class_or_the_own_task_is_guessed() -> None:
+    catalog = catalog_of([{**row, "label": "abcd"[at]} for at, row in enumerate(rows(4))])
+    assert chance.of_classes(frame(), catalog) == 0.25
+    others = ("unet", {}), ("siamese", {}), ("single_frame", {"labels": "several"})
+    for name, fields in others:
+        assert chance.of_classes(plugin.make(name, fields), catalog) is None, name
+    assert chance.of_result({"metrics": {"auc": 0.9, "own_chance": 0.5}}, None) == 0.5
+    assert chance.of_result({"metrics": {"accuracy": 0.9}}, 0.25) == 0.25
+    assert conduct._of_all({0.25}) == 0.25 and conduct._of_all({0.25, None}) is None
 
 
 def test_a_plot_holds_figures_that_are_no_shares() -> None:

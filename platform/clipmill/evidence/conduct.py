@@ -13,7 +13,7 @@ from typing import Any
 from clipmill import cluster, storage
 from clipmill.catalog import Catalog
 from clipmill.errors import UsageError
-from clipmill.evidence import places
+from clipmill.evidence import chance, places
 from clipmill.evidence import trial as trials
 from clipmill.evidence.asked import Asked, Claim, Pair, pairs_of
 from clipmill.evidence.claims import Judged, Measured, judged
@@ -113,13 +113,9 @@ def _found(asked: Asked, catalogs: Mapping[str, Catalog], every: Iterable[Trial]
         name: places.chance(name, asked.worlds[name], catalog) for name, catalog in catalogs.items()
     }
     found = [(trial, trial.result()) for trial in every]
-    return [{**row, "chance": _chance(row, chances)} for _, row in found if row]
-
-
-def _chance(row: Row, chances: Mapping[str, float | None]) -> float | None:
-    """That of its own task, where the meter tells one; else that of the world's classes."""
-    own = row["metrics"].get("own_chance")
-    return chances[row["world"]] if own is None else float(own)
+    return [
+        {**row, "chance": chance.of_result(row, chances[row["world"]])} for _, row in found if row
+    ]
 
 
 def _of(pair: Pair, rows: Iterable[Row]) -> list[Row]:

@@ -10,6 +10,7 @@ from statistics import fmean
 
 from clipmill import cluster, storage
 from clipmill.errors import UsageError
+from clipmill.evidence import chance
 from clipmill.evidence.claims import Measured
 from clipmill.evidence.queue import run_all
 from clipmill.evidence.trial import Progress, Row
@@ -40,7 +41,7 @@ def run(
         "data_digest": asked.catalog.meta["digest"],
         "out": asked.out,
         "seeds": asked.seeds,
-        "chance": 1 / len(asked.catalog.classes) if asked.catalog.classes else None,
+        "chance": _of_all({row["chance"] for row in rows}),
         "protocols": [_told(side) for side in asked.sides],
         "rows": rows,
         "verdicts": verdicts,
@@ -49,6 +50,11 @@ def run(
         "trials": len(every),
         "trials_done": done,
     }
+
+
+def _of_all(chances: set[float | None]) -> float | None:
+    """The one that all have."""
+    return next(iter(chances)) if len(chances) == 1 else None
 
 
 def _told(side: Side) -> Row:
@@ -75,7 +81,7 @@ def _run_all(asked: Asked, chosen: Sequence[Trial], progress: Progress | None) -
 
 def _rows(asked: Asked, every: Sequence[Trial]) -> tuple[list[Row], int]:
     """A row a protocol, share and beginning over the seeds that are there, and how many trials are."""
-    found = [row for trial in every if (row := trial.result())]
+    found = [_with_chance(row, trial, asked) for trial in every if (row := trial.result())]
     rows = [
         _row([r for r in found if (r["protocol"], r["share"], r["begins"]) == place])
         for place in (
@@ -89,13 +95,18 @@ def _rows(asked: Asked, every: Sequence[Trial]) -> tuple[list[Row], int]:
     return rows, len(found)
 
 
+def _with_chance(row: Row, trial: Trial, asked: Asked) -> Row:
+    of_classes = chance.of_classes(trial.given.plugin(), asked.catalog)
+    return {**row, "chance": chance.of_result(row, of_classes)}
+
+
 def _row(own: Sequence[Row]) -> Row:
     first = own[0]
     measured = Measured(
         tuple(float(row["metrics"][row["metric"]]) for row in own),
         min(row["videos"] for row in own),
     )
-    same = ("protocol", "share", "begins", "metric", "training_videos", "test_protocol", "steps",
+    same = ("protocol", "share", "begins", "metric", "chance", "training_videos", "test_protocol", "steps",
             "batch", "threads", "device")  # fmt: skip
     return {
         **{name: first[name] for name in same},
