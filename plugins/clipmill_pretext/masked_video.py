@@ -60,11 +60,6 @@ class MaskedVideo(Pretext):
             raise ValueError(f"a size of two patches of {self.patch} at the least")
         return self
 
-    @property
-    def chance(self) -> float:
-        """What copying makes of the hidden."""
-        return 1.0
-
     def downstream(self) -> tuple[str, dict[str, Any]]:
         """The transformer whose tokens attend to all at once."""
         names = ("width", "depth", "heads", "patch", "tubelet", "frames", "rate", "size", "resize")
