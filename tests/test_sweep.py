@@ -1,6 +1,9 @@
 """Sweeps: what is tried, which trials go on, and that a broken sweep goes on where it was."""
 
 import itertools
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,10 @@ from mlflow import MlflowClient
 
 from clipmill import api, launch, recipe, storage, sweep, track
 from clipmill.errors import PlanError, RecipeError, RunError
+from clipmill.folder import add_lines
+from clipmill.launch import stop
 from clipmill.sweep import halving
+from clipmill.sweep.trial import Turn, taken
 from tiny import recipe_of, run_recipe
 
 RATES = "model.learning_rate=[1e-9,0.003]"
@@ -251,6 +257,31 @@ def test_what_is_known_already_need_not_be_told_again(tmp_path: Path) -> None:
     assert ledger.tracked and not storage.exists(ledger.path)
     ledger.note("a", state="finished")
     assert not ledger.tracked and storage.exists(ledger.path)
+
+
+@pytest.mark.parametrize("which", [None, signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_a_rung_stops_the_sweep(
+    which: signal.Signals | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = recipe.load(recipe_of(run={"folder": str(tmp_path)}))
+    turn = Turn(given, (), 6, False, "loss", None)
+    tmp_path.joinpath(given.run.name).mkdir()
+
+    def comes_to_the_rung(made: recipe.Recipe, **options: Any) -> None:
+        with launch._stoppable(made, turn.home):
+            add_lines(turn.home.metrics, [{"step": 6, "loss": 0.5}])
+            while not stop.asked(turn.home.path):
+                time.sleep(0.001)
+            if which is not None:
+                os.kill(os.getpid(), which)
+
+    monkeypatch.setattr(launch, "run", comes_to_the_rung)
+    if which is None:
+        assert taken(turn).score == 0.5
+        return
+    with pytest.raises(launch.Stopped) as told:
+        taken(turn)
+    assert told.value.exit_code == 128 + which
 
 
 def test_another_sweep_of_the_name_is_refused(swept: dict[str, Any], dataset: str) -> None:

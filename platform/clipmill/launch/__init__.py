@@ -5,7 +5,6 @@ name is refused, a broken run goes on from its last commit, a living one is held
 """
 
 import os
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -218,7 +217,7 @@ def _stoppable(given: Recipe, home: Folder) -> Iterator[None]:
         raise Stopped(
             f"{kept} of {given.train.steps}; the same command, or"
             f" `clipmill resume {given.run.name} --runs {given.run.folder}`, goes on from there",
-            came[0] if came else signal.SIGINT,
+            came[0] if came else None,
         )
 
 

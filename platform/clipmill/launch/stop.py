@@ -23,11 +23,15 @@ PATIENCE = datetime.timedelta(seconds=120)
 
 
 class Stopped(KeyboardInterrupt):
-    """A run that was told to stop, and has kept what it learned; told as how to go on."""
+    """A run that was told to stop, and has kept what it learned; told as how to go on.
 
-    def __init__(self, told: str, number: int) -> None:
+    `number` is of the signal that came; none did where something here has asked it to stop.
+    """
+
+    def __init__(self, told: str, number: int | None) -> None:
         super().__init__(told)
-        self.exit_code = 128 + number
+        self.by_signal = number is not None
+        self.exit_code = 128 + (signal.SIGINT if number is None else number)
 
 
 def _word(folder: str) -> str:

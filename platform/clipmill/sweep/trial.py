@@ -82,8 +82,8 @@ def _to_rung(turn: Turn, address: str | None, progress: Progress | None) -> None
                 turn.given, address=address, progress=tell, overrides=turn.overrides,
                 parent=turn.parent,
             )  # fmt: skip
-        except launch.Stopped:
-            if not was_ours.is_set():
+        except launch.Stopped as stopped:  # a signal may come while the rung is committed
+            if stopped.by_signal or not was_ours.is_set():
                 raise
 
 
