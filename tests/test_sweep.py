@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 from clipmill import api, launch, recipe, storage, sweep, track
-from clipmill.errors import PlanError, RecipeError, RunError
+from clipmill.errors import PlanError, RecipeError, RegistryError, RunError
 from clipmill.folder import add_lines
 from clipmill.launch import stop
-from clipmill.sweep import halving
-from clipmill.sweep.trial import Turn, taken
+from clipmill.sweep import conduct, halving
+from clipmill.sweep.told import Parent
+from clipmill.sweep.trial import Outcome, Turn, taken
 from tiny import recipe_of, run_recipe
 
 RATES = "model.learning_rate=[1e-9,0.003]"
@@ -248,6 +249,19 @@ def test_a_broken_sweep_goes_on_where_it_was(
     assert began == ["broken-000", "broken-001", "broken-001"]
     assert _metrics(folder).items() > before.items() and len(before) == 1
     assert api.sweep(plain, asked) == result and len(began) == 3  # all is done
+
+
+def test_mlflow_that_refuses_a_trial_does_not_end_the_sweep(
+    dataset: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(self: Parent, trial: sweep.Trial, *, is_best: bool | None = None) -> None:
+        if is_best is None:  # not yet the end
+            raise RegistryError("the run has been deleted")
+
+    monkeypatch.setattr(Parent, "tell", refuses)
+    monkeypatch.setattr(conduct, "taken", lambda turn, **_: Outcome(0.5))
+    result = api.sweep(plain_of(dataset, folder, "refused"), [RATES])
+    assert [row["state"] for row in result["trials"]] == ["finished", "finished"]
 
 
 def test_what_is_known_already_need_not_be_told_again(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from clipmill import cluster, storage
 from clipmill import plan as plans
 from clipmill.catalog import Catalog
-from clipmill.errors import PlanError, RunError
+from clipmill.errors import PlanError, RegistryError, RunError
 from clipmill.folder import Folder, folder_of
 from clipmill.launch.mirror import Progress
 from clipmill.sweep import beside, halving, ledger, told
@@ -96,7 +96,8 @@ def _trained(
         done += len(scored)
         for turn, outcome in _outcomes(sweep, notes, turns, address, progress):
             _note(notes, turn, outcome)
-            parent.tell(of_name[turn.name])
+            with contextlib.suppress(RegistryError):  # told again at the end
+                parent.tell(of_name[turn.name])
             done += 1
             if progress:
                 progress("sweep", done, _count(sweep), {})
