@@ -1,6 +1,7 @@
 """Runs in this process: exact resume, refusals, what a run leaves behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from clipmill.checkpoint import Keeper, State
 from clipmill.errors import BusyError, RunError
 from clipmill.folder import Tail, add_lines, cut_metrics
 from clipmill.launch import stop
+from clipmill.launch.tracked import untold
 from clipmill.plan import Plan
 from tiny import RUN_STEPS as STEPS
 from tiny import catalog_of, rows
@@ -73,6 +75,31 @@ def test_a_finished_name_is_refused(dataset: str, trained: dict[str, Any]) -> No
     folder = Path(trained["folder"]).parent
     with pytest.raises(RunError, match="has finished; wanted a new name"):
         api.train(plain(dataset, folder, "trained"))
+
+
+@pytest.mark.parametrize(
+    ("train", "is_sent"), [({"workers": 1}, True), ({"seed": 5}, False), ({"steps": 99}, False)]
+)
+def test_a_run_that_mlflow_missed_is_told_for_its_own_recipe_alone(
+    dataset: str,
+    tmp_path: Path,
+    trained: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    train: dict[str, int],
+    is_sent: bool,
+) -> None:
+    home = tmp_path / "trained"
+    home.mkdir()
+    for name in ("recipe.json", "result.json"):
+        shutil.copy(Path(trained["folder"], name), home)
+    storage.put_json(untold(launch.Folder(str(home))), {"status": "FINISHED"})
+    monkeypatch.setattr(launch, "send_untold", lambda home: {"sent": home.path})
+    asked = plain(dataset, tmp_path, "trained", **train)
+    if is_sent:
+        assert api.train(asked) == {"sent": str(home)}
+        return
+    with pytest.raises(RunError, match="has finished; wanted a new name"):
+        api.train(asked)
 
 
 def _broken(dataset: str, folder: Path) -> None:
