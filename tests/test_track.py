@@ -137,6 +137,21 @@ def test_registering_again_gives_the_alias_to_the_same_version(
     assert client(runs).get_run(trained["run_id"]).info.status == "FINISHED"
 
 
+def test_a_run_stays_ended_as_it_was_where_registering_fails(
+    trained: dict[str, Any], runs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise OSError("no space left")
+
+    before = client(runs).get_run(trained["run_id"]).info
+    monkeypatch.setattr(registry, "_signature", fails)
+    with pytest.raises(OSError, match="no space left"):
+        model = f"{trained['folder']}/model"
+        track.register(track.uri_of(None, runs), trained["run_id"], model, "vain", None)
+    after = client(runs).get_run(trained["run_id"]).info
+    assert (after.status, after.end_time) == ("FINISHED", before.end_time)
+
+
 def test_a_version_is_traced_to_data_recipe_run_and_files(
     promoted: dict[str, Any], trained: dict[str, Any], dataset: str, runs: str
 ) -> None:

@@ -169,9 +169,11 @@ def _reopened(client: "MlflowClient", run_id: str) -> Iterator[None]:
     import mlflow
 
     before = client.get_run(run_id).info
-    with mlflow.start_run(run_id=run_id):
-        yield
-    client.set_terminated(run_id, before.status, before.end_time)
+    try:
+        with mlflow.start_run(run_id=run_id):
+            yield
+    finally:  # an error within makes MLflow close it as one that failed
+        client.set_terminated(run_id, before.status, before.end_time)
 
 
 def _signature() -> Any:
