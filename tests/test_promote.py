@@ -1,12 +1,13 @@
 """Promotion: the same test for both, a worse one refused, and the grounds written down."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
 
-from clipmill import api, storage, track
+from clipmill import api, evaluate, storage, track
 from clipmill.errors import RegistryError
 from tiny import run_recipe
 
@@ -56,6 +57,17 @@ def test_a_forced_one_tells_how_it_compares_and_what_it_followed(folder: Path) -
     tags = client(folder).get_model_version("forced", second["version"]).tags
     assert tags["clipmill.followed"] == "forced/1"
     assert tags["clipmill.compared"] == told["verdict"]
+
+
+def test_a_run_that_mlflow_has_not_heard_of_is_refused_before_any_test(
+    trained: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unheard = shutil.ignore_patterns("mlflow.json")
+    shutil.copytree(trained["folder"], tmp_path / "unheard", ignore=unheard)
+    monkeypatch.delattr(evaluate, "evaluate")
+    told = f"not heard of the run 'unheard'; .*`clipmill resume unheard --runs {tmp_path}`"
+    with pytest.raises(RegistryError, match=told):
+        promote(tmp_path, "unheard", "vain")
 
 
 def test_a_challenger_becomes_champion_as_the_same_version(folder: Path) -> None:

@@ -31,7 +31,7 @@ def promote(
     """Register the model of a run's folder under an alias; refuse one that tests worse."""
     track.check_name(name)
     track.check_alias(alias)
-    run_id, before = str(track.run_id_of(home)), track.holder(uri, name, alias)
+    run_id, before = _run_id(home), track.holder(uri, name, alias)
     model = infer.load(f"{home}/model").to(infer.device())
     catalog = plans.catalog_of(model.recipe.data)
     new = {"run": Path(home).name, **_tested(model, catalog, progress)}
@@ -54,6 +54,19 @@ def promote(
         "before": dict(old["metrics"]) if old else None,
         "comparison": compared,
     }
+
+
+def _run_id(home: str) -> str:
+    """The run's id in MLflow; refuse one that was trained while MLflow was away."""
+    found = track.run_id_of(home)
+    if found is None:
+        run = Path(home)
+        raise RegistryError(
+            f"MLflow has not heard of the run {run.name!r}",
+            "one that it knows",
+            f"`clipmill resume {run.name} --runs {run.parent}` tells it",
+        )
+    return found
 
 
 def _tested(model: Model, catalog: Catalog, progress: Progress | None) -> Result:
