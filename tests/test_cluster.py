@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from clipmill import cluster
+
 JOIN = """
 import sys
 from clipmill import cluster
@@ -48,6 +50,16 @@ def test_who_has_no_token_is_told_so_in_a_line(tmp_path: Path) -> None:
     (line,) = told(tmp_path, JOIN, address)
     assert f"the Ray at {address} lets nobody in without its token" in line
     assert "RAY_AUTH_TOKEN_PATH" in line
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_ray_that_is_up_or_named_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not cluster.starts_one()
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    assert cluster.starts_one() and cluster.starts_one("local")
+    assert not cluster.starts_one("auto")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert not cluster.starts_one() and cluster.starts_one("local")
 
 
 @pytest.mark.slow

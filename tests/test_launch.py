@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from clipmill import api, catalog, launch, recipe, storage, track
+from clipmill import api, catalog, cluster, launch, recipe, storage, track
 from clipmill.checkpoint import Keeper, State
 from clipmill.errors import BusyError, RunError
 from clipmill.folder import Tail, add_lines, cut_metrics
-from clipmill.launch import stop
+from clipmill.launch import room, stop
 from clipmill.launch.tracked import untold
 from clipmill.plan import Plan
 from tiny import RUN_STEPS as STEPS
@@ -206,6 +206,30 @@ def test_a_name_that_cannot_be_registered_is_told_before_any_step(
 def test_a_crop_larger_than_the_picture_is_told(dataset: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="resize 36 of at least size 48"):
         api.plan(plain(dataset, tmp_path, "x"), ["model.size=48"])
+
+
+# --- room
+
+
+@pytest.mark.parametrize("verb", [api.train, api.sweep])
+@pytest.mark.parametrize(
+    ("address", "error"), [(None, RunError), ("ray://elsewhere", ConnectionError)]
+)
+def test_shared_memory_here_is_asked_for_where_ray_starts_here(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    address: str | None, error: type[Exception], verb: Any,
+) -> None:  # fmt: skip
+    def session(*_: Any, **__: Any) -> None:
+        raise ConnectionError("it goes on to Ray")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr(cluster, "session", session)
+    monkeypatch.setattr(room, "SHARED_MEMORY", str(tmp_path))
+    monkeypatch.setattr(room, "needed_bytes", lambda *_: 2**60)
+    asked = plain(dataset, tmp_path, "large", workers=1)
+    seeds = ["train.seed=[1,2]"] if verb is api.sweep else []
+    with pytest.raises(error, match="of shared memory are free in|it goes on to Ray"):
+        verb(asked, seeds, address=address)
 
 
 # --- signals

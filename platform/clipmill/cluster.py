@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -44,12 +45,23 @@ def session(address: str | None = None, *, dashboard: bool = False) -> Iterator[
         return
     before = signal.getsignal(signal.SIGTERM)
     try:
-        start(address or os.environ.get("RAY_ADDRESS") or "local", dashboard=dashboard)
+        start(_chosen(address), dashboard=dashboard)
         _hear_again(before)
         yield
     finally:
         ray.shutdown()
         _hear_again(before)
+
+
+def starts_one(address: str | None = None) -> bool:
+    """Tell whether a session would start a local Ray: none is up, and none is named."""
+    ray = sys.modules.get("ray")  # one that is not even loaded is not up
+    is_up = ray is not None and ray.is_initialized()
+    return not is_up and _chosen(address) == "local"
+
+
+def _chosen(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 def _hear_again(before: Any) -> None:

@@ -208,7 +208,8 @@ def _trained(given: Recipe, home: Folder, plan: Plan, address: str | None) -> No
             Keeper(home.path).clean()
             work({"recipe": given.plain(), "folder": home.path, "transport": "thread"})
         return
-    room.check_machine(given, plan)
+    if cluster.starts_one(address):
+        room.check_machine(given, plan)
     with _stoppable(given, home), cluster.session(address, dashboard=True):
         room.check_cluster(given, plan)
         Keeper(home.path).clean()

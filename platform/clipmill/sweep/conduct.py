@@ -11,6 +11,7 @@ from clipmill import plan as plans
 from clipmill.catalog import Catalog
 from clipmill.errors import PlanError, RegistryError, RunError
 from clipmill.folder import Folder, folder_of
+from clipmill.launch import room
 from clipmill.launch.mirror import Progress
 from clipmill.sweep import beside, halving, ledger, told
 from clipmill.sweep.asked import Sweep, Trial
@@ -74,6 +75,9 @@ def _session(sweep: Sweep, notes: Ledger, catalog: Catalog, address: str | None)
     if not on_ray and count < 2:
         yield
         return
+    if on_ray and cluster.starts_one(address):
+        most = max(on_ray, key=lambda given: given.train.workers)
+        room.check_machine(most, plans.make(most, "train", catalog))
     with cluster.session(address, dashboard=bool(on_ray)):
         if count > 1:
             beside.check_room(max(due, key=lambda given: given.train.workers), catalog, count)
