@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Lowest first, as in the design: a module imports only from lines above its own.
 LINES = (
     "__init__",
-    "errors amounts watch",
+    "errors amounts watch cores",
     "storage",
     "jail",
     "video",
@@ -71,7 +71,7 @@ OWNERS = {
 
 # Loaded in decode workers or for `--help`: nothing heavy may come with the import itself.
 LIGHT = set(
-    "__init__ errors amounts watch storage jail video catalog shards takes plugin recipe plan ingest feed "
+    "__init__ errors amounts watch cores storage jail video catalog shards takes plugin recipe plan ingest feed "
     "folder runs worlds viewing api cli __main__".split()
 )
 HEAVY = ("torch", "torchvision", "torchmetrics", "mlflow", "sklearn")

@@ -20,7 +20,7 @@ import anyio
 import httpx
 import pytest
 
-from clipmill import infer, serve
+from clipmill import api, cores, infer, serve
 from clipmill.errors import BusyError, UsageError
 from clipmill.serve.listen import SameHost, address_of, server_on
 from clipmill.serve.page import PAGE
@@ -299,6 +299,31 @@ def test_an_app_needs_models_and_a_token_that_is_one() -> None:
         serve.make_app([], token=TOKEN)
     with pytest.raises(UsageError, match="an empty token"):
         app_of({"still": model_of("still")}, token="")
+
+
+def limits_of(monkeypatch: pytest.MonkeyPatch, **options: Any) -> serve.Allowed:
+    """The limits of the server that these options open."""
+    told: list[serve.Allowed] = []
+
+    def make_app(*_: Any, allowed: serve.Allowed, **__: Any) -> None:
+        told.append(allowed)
+        raise UsageError("told enough")
+
+    monkeypatch.setattr(serve, "make_app", make_app)
+    monkeypatch.setattr(
+        "clipmill.api.answers._sources", lambda *_: [serve.fixed("still", model_of("still"))]
+    )
+    with pytest.raises(UsageError, match="told enough"):
+        api.serve(["still"], port=0, **options)
+    return told[0]
+
+
+def test_there_are_as_many_decoders_as_asked_for_or_cores_to_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usual, few = limits_of(monkeypatch), limits_of(monkeypatch, decoders=3)
+    assert usual.decoders == cores.usable() and usual.waiting == 16 * usual.decoders
+    assert (few.decoders, few.waiting) == (3, 48)
 
 
 def test_tokens_are_long_and_differ() -> None:

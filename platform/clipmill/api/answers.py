@@ -296,6 +296,7 @@ def serve(
     refresh_seconds: float = 5.0,
     max_mb: int | None = None,
     max_seconds: float | None = None,
+    decoders: int | None = None,
     folder: str = "runs",
     tracking: str | None = None,
     ready: Callable[[str, str], None] | None = None,
@@ -303,7 +304,7 @@ def serve(
     """Answer videos over HTTP until told to stop; `ready` hears the address and the token.
 
     Where an alias moves to another version, that is served within `refresh_seconds`. A gallery,
-    by the name of its model, tells whom a video shows.
+    by the name of its model, tells whom a video shows. `decoders` are processes, else one a core.
     """
     from clipmill import serve as serving
 
@@ -311,7 +312,8 @@ def serve(
         secret = token or serving.new_token()
         shelf = serving.Shelf(_sources(versions, galleries or {}, folder, tracking))
         shelf.load()
-        app = serving.make_app(shelf, token=secret, allowed=_allowed(max_mb, max_seconds))
+        allowed = _allowed(max_mb, max_seconds, decoders)
+        app = serving.make_app(shelf, token=secret, allowed=allowed)
         with contextlib.closing(app.state.service) as service:
             service.warm()
             shelf.watch(refresh_seconds)
@@ -324,14 +326,15 @@ def serve(
             )
 
 
-def _allowed(max_mb: int | None, max_seconds: float | None) -> "Allowed":
-    from clipmill.serve import Allowed
+def _allowed(max_mb: int | None, max_seconds: float | None, decoders: int | None) -> "Allowed":
+    from clipmill.serve import WAITING, Allowed
 
     usual = Allowed()
     most = usual.max_bytes if max_mb is None else max_mb << 20
     seconds = usual.bounds.seconds if max_seconds is None else max_seconds
+    count = usual.decoders if decoders is None else decoders
     return replace(
-        usual, max_bytes=most, max_batch_bytes=2 * most,
+        usual, max_bytes=most, max_batch_bytes=2 * most, decoders=count, waiting=WAITING * count,
         bounds=replace(usual.bounds, seconds=seconds),
     )  # fmt: skip
 

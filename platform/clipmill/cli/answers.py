@@ -254,6 +254,7 @@ def serve(
     max_seconds: Annotated[
         float | None, typer.Option(min=0.1, help="Of a video; else 600.")
     ] = None,
+    decoders: Annotated[int | None, typer.Option(min=1, help="Processes; else one a core.")] = None,
     runs: Runs = "runs",
     track: Tracking = None,
 ) -> None:
@@ -268,7 +269,7 @@ def serve(
     api.serve(
         versions, host=host, port=port, token=chosen, galleries=_galleries(gallery or []),
         refresh_seconds=refresh_seconds, max_mb=max_mb, max_seconds=max_seconds,
-        folder=runs, tracking=track, ready=ready,
+        decoders=decoders, folder=runs, tracking=track, ready=ready,
     )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ itself. Sources that are gone, or are others by now, are counted and left out.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from clipmill import infer, storage
+from clipmill import cores, infer, storage
 from clipmill.errors import ClipmillError, DataError
 from clipmill.evaluate.settled import settled_meter
 from clipmill.infer import Asked, Model
@@ -72,7 +71,7 @@ def originals(
 def _prepared(model: Model, rows: Sequence[Row]) -> Iterator[Asked | str]:
     """Each source decoded, some ahead of the network, or the word for why there is none."""
     places = {folder: _places(folder) for folder in {str(row["folder"]) for row in rows}}
-    count = os.cpu_count() or 1
+    count = cores.usable()
     with ThreadPoolExecutor(count, thread_name_prefix="clipmill-originals") as pool:
         todo = iter(rows)
 

@@ -6,7 +6,6 @@ that, or the input of its last linear layer, is [B, D]. Knows no files.
 Legend: B batch, T frames, D features.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipmill import augment, feed
+from clipmill import augment, cores, feed
 from clipmill.catalog import Catalog
 from clipmill.errors import PluginError, VideoError
 from clipmill.infer import Model, watched
@@ -55,7 +54,7 @@ class Describer:
 
     def of(self, records: Numbers) -> Iterator[Described]:
         """Describe records, in the order asked."""
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        cpus = cores.usable()
         waiting: deque[tuple[_Piece, Future[list[Sample] | str]]] = deque()
         with ThreadPoolExecutor(cpus, "clipmill-features") as pool:
             try:

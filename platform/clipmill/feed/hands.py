@@ -9,12 +9,12 @@ Measured beside Ray Data with decoding inside its tasks, see tests/bench/RESULTS
 
 import contextlib
 import functools
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
+from clipmill import cores
 from clipmill.errors import ClipmillError, RunError
 from clipmill.feed.block import Block, Request
 from clipmill.feed.cache import Cache
@@ -45,7 +45,7 @@ class Threads:
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self.cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        self.cpus = cores.usable()
         self._pool = ThreadPoolExecutor(self.cpus, thread_name_prefix="clipmill-decode")
 
     def ask(self, request: Request) -> Ticket:

@@ -4,12 +4,13 @@ The app, reading uploads, decoding, networks, models, errors and listening are p
 nothing of each other's work.
 """
 
-from clipmill.serve.allowed import Allowed
+from clipmill.serve.allowed import WAITING, Allowed
 from clipmill.serve.app import make_app
 from clipmill.serve.listen import bind, new_token, run
 from clipmill.serve.shelf import Served, Shelf, Source, fixed
 
 __all__ = [
+    "WAITING",
     "Allowed",
     "Served",
     "Shelf",

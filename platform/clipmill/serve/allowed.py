@@ -1,12 +1,12 @@
 """What a server takes: how large, how long, how many at once, how slowly. Knows no requests."""
 
-import os
 from dataclasses import dataclass, field
 
-from clipmill import jail
+from clipmill import cores, jail
 from clipmill.viewing import Bounds
 
-CORES = os.cpu_count() or 1
+CORES = cores.usable()
+WAITING = 16  # for each decoder
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Allowed:
     batch_videos: int = 32
     pictures: int = 16
     decoders: int = CORES
-    waiting: int = 16 * CORES  # that are whole and have no decoder yet
+    waiting: int = WAITING * CORES  # that are whole and have no decoder yet
     ahead: int = 8  # that are decoded and wait for their network, each with all its frames
     receiving: int = 256  # that are still on their way here, or wait
     idle_seconds: float = 20.0  # between two pieces of an upload
