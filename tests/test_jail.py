@@ -226,6 +226,13 @@ def test_too_much_memory_is_told_as_such(shared: Jail, do: str) -> None:
     assert (error.cause, str(error)) == ("memory", "the function needed more than 1024 MB")
 
 
+def test_what_is_sent_lies_in_the_child_once() -> None:
+    sent = bytes(230 << 20)
+    with Jail("test_jail:obey", Limits(memory_bytes=400 << 20)) as jailed:
+        told = [jailed.call({"do": "count"}, [sent])[0]["calls"] for _ in range(2)]
+    assert told == [1, 2]  # by the same child
+
+
 @pytest.mark.parametrize("do", ["loop", "long_call"])
 def test_a_call_ends_at_its_time(do: str, tmp_path: Path) -> None:
     with Jail("test_jail:obey", what="the decoder") as jailed:

@@ -326,6 +326,15 @@ def test_there_are_as_many_decoders_as_asked_for_or_cores_to_use(
     assert (few.decoders, few.waiting) == (3, 48)
 
 
+def test_a_decoder_may_hold_the_largest_video_beside_all_that_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usual, large = limits_of(monkeypatch), limits_of(monkeypatch, max_mb=600)
+    more = large.max_bytes - usual.max_bytes
+    assert large.cell.memory_bytes == usual.cell.memory_bytes + more and more == 400 << 20
+    assert limits_of(monkeypatch, max_mb=1).cell == usual.cell
+
+
 def test_tokens_are_long_and_differ() -> None:
     tokens = {serve.new_token() for _ in range(100)}
     assert len(tokens) == 100

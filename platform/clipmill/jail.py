@@ -7,6 +7,7 @@ taken over may answer nonsense, but runs no code here. Knows nothing of what the
 import ctypes
 import fcntl
 import importlib
+import io
 import json
 import os
 import re
@@ -393,15 +394,18 @@ def _receive(
 
 
 def _take(channel: socket.socket, size: int, deadline: float | None) -> bytes:
-    taken, at = bytearray(size), 0
-    view = memoryview(taken)
-    while at < size:
-        _wait_until(channel, deadline)
-        count = channel.recv_into(view[at:])
-        if not count:
-            raise EOFError
-        at += count
-    return bytes(taken)
+    taken, at = io.BytesIO(), 0
+    if size:  # all of it at once
+        taken.seek(size - 1)
+        taken.write(b"\0")
+    with taken.getbuffer() as view:
+        while at < size:
+            _wait_until(channel, deadline)
+            count = channel.recv_into(view[at:])
+            if not count:
+                raise EOFError
+            at += count
+    return taken.getvalue()  # those bytes themselves: a copy would not fit beside a large upload
 
 
 # --- the child's side
@@ -420,6 +424,7 @@ def serve(order: Plain) -> None:
         while True:
             request, blobs = _receive(channel, None, None)
             _send(channel, *_answered(target, request, blobs), None)
+            del request, blobs  # before the next come
     except (EOFError, ConnectionError):
         os._exit(0)
     except MemoryError:

@@ -332,10 +332,12 @@ def _allowed(max_mb: int | None, max_seconds: float | None, decoders: int | None
     usual = Allowed()
     most = usual.max_bytes if max_mb is None else max_mb << 20
     seconds = usual.bounds.seconds if max_seconds is None else max_seconds
+    larger = max(0, most - usual.max_bytes)  # which a decoder holds beside all that it needs
     count = usual.decoders if decoders is None else decoders
     return replace(
         usual, max_bytes=most, max_batch_bytes=2 * most, decoders=count, waiting=WAITING * count,
         bounds=replace(usual.bounds, seconds=seconds),
+        cell=replace(usual.cell, memory_bytes=usual.cell.memory_bytes + larger),
     )  # fmt: skip
 
 
