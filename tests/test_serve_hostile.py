@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, settings
 
 from clipmill import infer, jail
+from clipmill.serve import decoding
 from hostile import corpus
 from serving import (
     ALLOWED,
@@ -168,6 +169,21 @@ def test_a_decoder_that_is_killed_comes_again(client: httpx.Client, clips: list[
     for each in killed:
         each.kill()
     assert client.post(PREDICT, files={"video": clips[0]}).status_code == 200
+
+
+def test_a_decoder_that_lies_is_ended_and_another_comes(
+    models: dict[str, infer.Model], clips: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "TARGET", "misbehaving:lie")
+    with server_of(models, decoders=1) as (client, app):
+        app.state.service.warm()
+        before = {each.pid for each in decoders()}
+        refused = client.post(PREDICT, files={"video": clips[0]})
+        assert "came to no good end" in told_problem(refused, 400)
+        until(lambda: app.state.service.desk.decoders.busy == 0)
+        after = {each.pid for each in decoders()}
+        assert len(before - after) == len(after - before) == 1
+        assert "clipmill_decoder_failures_total 1.0" in client.get("/metrics").text
 
 
 def test_a_decoder_has_no_token_and_none_of_the_settings_of_its_server(

@@ -71,6 +71,7 @@ def test_looking_needs_no_torch() -> None:
         lambda plain, blobs: plain["input"].update(width=0),
         lambda plain, blobs: plain["batches"].pop(),
         lambda plain, blobs: plain["batches"][0][0].__setitem__(1, "O"),
+        lambda plain, blobs: plain["batches"][0][0].__setitem__(1, "(1,"),
         lambda plain, blobs: plain["batches"][0][0].__setitem__(2, [1 << 40]),
         lambda plain, blobs: plain["batches"][0][0].__setitem__(2, [-1]),
         lambda plain, blobs: plain["batches"][0][0].__setitem__(3, 1 << 50),

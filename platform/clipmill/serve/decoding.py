@@ -110,13 +110,22 @@ class Decoders:
             request = viewing.request(looks, bounds, kind)
             self._warm = {**request, "kind": "warm"}
             plain, blobs = jail.call(request, [file.read() for file in files])
+            return self._believed(jail, looks, plain, blobs)
         except JailError as error:
             self._died()
             log.info("%s", error)
             raise told(error) from error
         finally:
             self.seconds += 0.1 * (time.monotonic() - began - self.seconds)
-        return viewing.received(looks, bounds, plain, blobs)
+
+    def _believed(
+        self, jail: Jail, looks: Looks, plain: dict[str, Any], blobs: list[bytes]
+    ) -> Asked:
+        try:
+            return viewing.received(looks, self._allowed.bounds, plain, blobs)
+        except VideoError as error:
+            jail.close()  # a process that lies is no decoder any more
+            raise JailError(str(error)) from error
 
 
 def told(error: JailError) -> VideoError:

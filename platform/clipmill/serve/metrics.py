@@ -45,7 +45,9 @@ class Metrics:
         )  # fmt: skip
         self.takes = Counter("clipmill_takes", "Takes that networks answered", registry=own)
         self.deaths = Counter(
-            "clipmill_decoder_failures", "Decoders that crashed or met a limit", registry=own
+            "clipmill_decoder_failures",
+            "Decoders that crashed, met a limit or lied",
+            registry=own,
         )
         self._models = Gauge(
             "clipmill_model", "1 where a model is ready", ["model", "version"], registry=own
