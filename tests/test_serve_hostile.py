@@ -39,6 +39,7 @@ from test_serve import KIND, answer_on, connected, head_of, process_of
 Corpus = Mapping[str, tuple[bytes, frozenset[int]]]
 START = b'--b\r\nContent-Disposition: form-data; name="video"; filename="v"\r\n\r\n'
 NEVER = 60.0
+BATCH = "/v1/models/still/batch"
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +260,37 @@ def test_who_comes_when_all_is_busy_is_told_when_to_come_again(clips: list[bytes
         until(lambda: desk.waiting == desk.receiving == 0)
         assert client.post(PREDICT, files={"video": clips[2]}).status_code == 200
         assert 'status="499"' in client.get("/metrics").text
+
+
+def test_each_video_of_a_batch_waits_until_it_is_answered(clips: list[bytes]) -> None:
+    model = model_of("still")
+    three = [("video", ("v", clip)) for clip in clips]
+    with (
+        held(model) as let_go,
+        server_of({"still": model}, decoders=1, waiting=3) as (client, app),
+        ThreadPoolExecutor(2) as pool,
+    ):
+        desk = app.state.service.desk
+        first = pool.submit(client.post, BATCH, files=[("video", ("v", b"no video")), *three])
+        until(lambda: desk.waiting == 3)  # of four: what is no video has its answer
+        assert desk.receiving == 0  # they are read
+        told = told_problem(client.post(BATCH, files=three[:2]), 429)
+        assert "3 videos that wait; wanted fewer than 3" in told
+        last = pool.submit(client.post, PREDICT, files=three[:1])
+        until(lambda: desk.waiting == 4)
+        told_problem(client.post(PREDICT, files=three[:1]), 429)
+        let_go()
+        assert first.result().status_code == last.result().status_code == 200
+        until(lambda: desk.waiting == 0)
+
+
+def test_a_batch_beyond_all_room_is_answered_when_nothing_waits(
+    models: dict[str, infer.Model], clips: list[bytes]
+) -> None:
+    three = [("video", ("v", clip)) for clip in clips]
+    with server_of(models, decoders=1, waiting=1) as (client, _):
+        answered = client.post(BATCH, files=three)
+        assert [each["label"] for each in answered.json()["answers"]]
 
 
 def test_more_uploads_than_there_is_room_for_are_sent_away(

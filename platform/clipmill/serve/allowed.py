@@ -18,9 +18,9 @@ class Allowed:
     batch_videos: int = 32
     pictures: int = 16
     decoders: int = CORES
-    waiting: int = WAITING * CORES  # that are whole and have no decoder yet
+    waiting: int = WAITING * CORES  # videos that are whole, beside one for each decoder
     ahead: int = 8  # that are decoded and wait for their network, each with all its frames
-    receiving: int = 256  # that are still on their way here, or wait
+    receiving: int = 256  # requests that are still on their way here
     idle_seconds: float = 20.0  # between two pieces of an upload
     grace_seconds: float = 20.0  # before its speed counts
     least_bytes_a_second: int = 16 << 10

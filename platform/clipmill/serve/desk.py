@@ -8,7 +8,7 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,13 +38,19 @@ class Desk:
         self.computer = Computer(self._computed)
         # What is decoded lies in memory until a slow network has seen it.
         self._decoded = asyncio.Semaphore(allowed.decoders + allowed.ahead)
-        self.receiving = self.waiting = 0
+        self.receiving = 0
+        self._unanswered: dict[Upload, int] = {}  # how many videos of each
         for name, told in (
             ("receiving", "Requests whose body is not read yet"),
-            ("waiting", "Videos that wait for a decoder, or are with one"),
+            ("waiting", "Videos that are here whole and not answered yet"),
         ):
             self.metrics.gauge(f"clipmill_{name}", told, functools.partial(getattr, self, name))
         self.metrics.gauge("clipmill_decoding", "Busy decoders", lambda: self.decoders.busy)
+
+    @property
+    def waiting(self) -> int:
+        """How many videos are here whole and not answered yet; pictures count as the one they are."""
+        return sum(self._unanswered.values())
 
     def close(self) -> None:
         """End decoders and networks."""
@@ -60,21 +66,24 @@ class Desk:
         """Read what a request brings; who comes when all is busy is sent away before that."""
         self._refuse(self.receiving, "requests under way", self.allowed.receiving)
         self._refuse_when_full()
-        self.receiving += 1
-        try:
-            async with received(request, self.allowed, batch=batch) as upload:
-                self._refuse_when_full()
-                self.waiting += 1
-                try:
-                    yield upload
-                finally:
-                    self.waiting -= 1
-        finally:
-            self.receiving -= 1
+        async with AsyncExitStack() as kept:
+            self.receiving += 1
+            try:
+                upload = await kept.enter_async_context(
+                    received(request, self.allowed, batch=batch)
+                )
+            finally:
+                self.receiving -= 1
+            videos = len(upload.files) if batch else 1
+            self._refuse_when_full(videos)
+            self._unanswered[upload] = videos
+            kept.callback(self._unanswered.pop, upload)
+            yield upload
 
-    def _refuse_when_full(self) -> None:
+    def _refuse_when_full(self, videos: int = 1) -> None:
         most = self.allowed.decoders + self.allowed.waiting
-        self._refuse(self.waiting, "videos that wait", most)
+        # What would never fit has its turn when nothing else waits.
+        self._refuse(self.waiting, "videos that wait", most - min(videos, most) + 1)
 
     def _refuse(self, count: int, what: str, most: int) -> None:
         if count < most:
@@ -92,13 +101,17 @@ class Desk:
         """Answer the video, or the pictures, of a request; or one video of several."""
         files = upload.files if place is None else upload.files[place : place + 1]
         began = time.monotonic()
-        async with self._decoded:
-            asked = await self.decoders.decode(served.looks, upload.kind, files)
-            decoded = time.monotonic()
-            self.metrics.decode_seconds.observe(decoded - began)
-            results = await asyncio.wrap_future(self.computer.submit(served.model, asked))
-            self.metrics.network_seconds.observe(time.monotonic() - decoded)
-        return await asyncio.to_thread(told, served, asked, results, each_frame)
+        try:
+            async with self._decoded:
+                asked = await self.decoders.decode(served.looks, upload.kind, files)
+                decoded = time.monotonic()
+                self.metrics.decode_seconds.observe(decoded - began)
+                results = await asyncio.wrap_future(self.computer.submit(served.model, asked))
+                self.metrics.network_seconds.observe(time.monotonic() - decoded)
+            return await asyncio.to_thread(told, served, asked, results, each_frame)
+        finally:  # the others of its batch wait on
+            if upload in self._unanswered:  # unless its request is over
+                self._unanswered[upload] -= 1
 
 
 def told(served: Served, asked: Asked, results: Results, each_frame: bool) -> dict[str, Any]:

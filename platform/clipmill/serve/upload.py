@@ -36,7 +36,7 @@ class File:
         return self._given.file.read()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Upload:
     """What a request brought: a video, several, or pictures."""
 
