@@ -22,6 +22,7 @@ MATCH = {
     "identity": "anna", "recognised": True, "distance": 0.25, "threshold": 0.5,
     "nearest": [{"identity": "anna", "distance": 0.25}, {"identity": "bert", "distance": 0.75}],
 }  # fmt: skip
+VERSIONS = ["3"]  # of the model "classes", the last in service
 SIAMESE = {"plugin": "siamese", "width": 0.125, "size": 32, "resize": 36, "embedding": 8}
 
 
@@ -35,24 +36,37 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(folder: Path) -> Iterator[Page]:
-    program = installed()
-    if program is None:
-        pytest.skip("no Chromium is installed")
+def shelf() -> serve.Shelf:
+    """The models; "classes" has the version that is the last of `VERSIONS`."""
 
     def broken() -> serve.Served:
         raise ValueError("damaged")
 
-    alike = made("faces", SIAMESE)
-    still = serve.Served(model_of("still"), "3", {"run": "a-run", "data": ["data/walks"]})
+    alike, still = made("faces", SIAMESE), model_of("still")
+
+    def champion() -> serve.Served:
+        version = VERSIONS[-1]
+        return serve.Served(still, version, {"run": f"run-{version}", "data": ["data/walks"]})
+
     sources = [
-        serve.Source("classes", lambda: still),
+        serve.Source("classes", champion, lambda: VERSIONS[-1]),
         serve.fixed("moments", made("moments", TIMELINE)),
         serve.fixed("pixels", made("pixels", MASKS)),
         serve.Source("faces", lambda: serve.Served(alike, match=lambda embedding: MATCH)),
         serve.Source("broken", broken),
     ]
-    app = serve.make_app(sources, token=TOKEN, allowed=ALLOWED)
+    loaded = serve.Shelf(sources)
+    loaded.load()
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path, shelf: serve.Shelf) -> Iterator[Page]:
+    program = installed()
+    if program is None:
+        pytest.skip("no Chromium is installed")
+
+    app = serve.make_app(shelf, token=TOKEN, allowed=ALLOWED)
     with client_of(app) as client:
         address = f"{client.base_url}/#token={TOKEN}"
         with page_of(program, address, folder / "profile") as opened:
@@ -97,6 +111,18 @@ def test_a_video_that_is_dropped_plays_and_is_answered(page: Page, folder: Path)
     about = page.run("at('about').textContent")
     assert '"version": "3"' in about and "data/walks" in about
     assert TOKEN not in page.run("document.body.innerText")
+
+
+def test_the_page_follows_a_model_to_its_next_version(page: Page, shelf: serve.Shelf) -> None:
+    VERSIONS.append("4")
+    shelf.refresh()
+    assert "version 3" in page.run("at('version').textContent")
+    page.run("at('model').dispatchEvent(new Event('change'))")
+    page.until("!at('answer').hidden && state.answer.version === '4'")
+    assert "version 4" in page.run("at('version').textContent")
+    about = page.run("at('about').textContent")
+    assert '"version": "4"' in about and '"run": "run-4"' in about
+    assert page.run("at('model').value") == "classes"
 
 
 def test_a_timeline_lies_along_the_video_and_leads_to_its_moments(page: Page) -> None:
