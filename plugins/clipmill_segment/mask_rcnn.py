@@ -76,7 +76,7 @@ class MaskRCNN(Masked):
 
         numbers = takes.first[:, 0].tolist()
         told = [found(output) for output in outputs]
-        self._follow(told, [output["thing_looks"] for output in outputs], takes.crop.tolist())
+        self._follow(told, [output["thing_looks"] for output in outputs])
         answer = {"frames": numbers, "things": _listed(told, numbers)}
         if any((output["truth"] != VOID).any() for output in outputs):
             true = [marked(output["truth"], output["true_things"]) for output in outputs]
@@ -84,20 +84,16 @@ class MaskRCNN(Masked):
         return answer
 
     def _follow(
-        self,
-        told: Sequence[Sequence[dict[str, Any]]],
-        looks: Sequence[NDArray[Any]],
-        crops: Sequence[int],
+        self, told: Sequence[Sequence[dict[str, Any]]], looks: Sequence[NDArray[Any]]
     ) -> None:
-        """Number the things that are sure, the same one alike in all frames of one place."""
+        """Number the things that are sure, the same one alike in all frames."""
         from clipmill_segment.following import Follower
 
-        numbers = itertools.count(1)
-        followers = {crop: Follower(self.patience, numbers) for crop in set(crops)}
-        for frame, looks_ND, crop in zip(told, looks, crops, strict=True):
+        follower = Follower(self.patience, itertools.count(1))
+        for frame, looks_ND in zip(told, looks, strict=True):
             places = [at for at, thing in enumerate(frame) if thing["score"] >= self.sure]
             boxes_N4 = np.array([frame[at]["box"] for at in places], np.float64).reshape(-1, 4)
-            ids = followers[crop].step(boxes_N4, looks_ND[places])
+            ids = follower.step(boxes_N4, looks_ND[places])
             for at, number in zip(places, ids, strict=True):
                 frame[at]["id"] = number
 
