@@ -27,6 +27,10 @@ def test_plain_data_is_the_same_recipe() -> None:
     [
         ("train.step=5", r"unknown key train\.step.*did you mean steps"),
         ("model.widht=1", r"unknown key model\.widht.*did you mean width"),
+        (
+            "data.validate_=none",
+            r"unknown key data\.validate_.*train, validate,.*did you mean validate\?",
+        ),
         ("tarin.steps=5", r"unknown key tarin.*did you mean train"),
         ("train.steps=many", r"train\.steps is 'many'; wanted .*integer"),
         ("train.steps=0", r"train\.steps is 0; wanted .*greater than or equal to 1"),

@@ -280,7 +280,8 @@ def told(error: ValidationError, model: type[BaseModel], where: str = "") -> tup
     if fault["type"] != "extra_forbidden":
         wanted = fault["msg"].lower().removeprefix("value error, ")
         return f"{dotted} is {fault['input']!r}", wanted, ""
-    names = list(_model_at(model, path[:-1]).model_fields)
+    fields = _model_at(model, path[:-1]).model_fields
+    names = [field.alias or name for name, field in fields.items()]
     near = difflib.get_close_matches(path[-1], names, n=1)
     hint = f"did you mean {near[0]}?" if near else ""
     return f"unknown key {dotted}", f"one of {', '.join(names)}", hint
