@@ -7,6 +7,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +27,32 @@ def console(*, error: bool = False) -> "Console":
     return Console(stderr=error, highlight=False, soft_wrap=True, width=width)
 
 
+@dataclass
+class _Lines:
+    """What one stage has told where no bar can be drawn."""
+
+    began: float
+    first: int  # what was done when it began: a run may go on
+    told: int = -1  # the last that was done
+    at: float = float("-inf")
+
+    def are_due(self, done: int, total: int) -> bool:
+        """Whether it is time for a line; none says the same again."""
+        now = time.monotonic()
+        if done == self.told or (done < total and now - self.at <= LINE_SECONDS):
+            return False
+        self.told, self.at = done, now
+        return True
+
+    def left(self, done: int, total: int) -> str:
+        """How long the rest will take, as far as it can be told."""
+        fresh = done - self.first
+        if fresh <= 0 or done >= total:
+            return ""
+        seconds = (time.monotonic() - self.began) / fresh * (total - done)
+        return f"left {timedelta(seconds=round(seconds))}"
+
+
 class Screen:
     """Draws the progress of one verb; one bar a stage, made when the stage first speaks."""
 
@@ -32,16 +60,17 @@ class Screen:
         self.for_programs = False
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._told: dict[str, float] = {}
+        self._lines: dict[str, _Lines] = {}
 
     def progress(self, what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
         """Show how far a stage has come."""
         if sys.stderr.isatty():
             self._draw(what, done, total, figures)
-        elif done >= total or time.monotonic() - self._told.get(what, 0.0) > LINE_SECONDS:
-            if self._told.get(what) != float("inf"):
-                print(f"{what}: {done}/{total} {_figures(figures)}".rstrip(), file=sys.stderr)
-            self._told[what] = float("inf") if done >= total else time.monotonic()
+            return
+        lines = self._lines.setdefault(what, _Lines(time.monotonic(), done))
+        if lines.are_due(done, total):
+            told = [f"{what}: {done}/{total}", lines.left(done, total), _figures(figures)]
+            print("  ".join(filter(None, told)), file=sys.stderr)
 
     def _draw(self, what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
         if self._bars is None:
@@ -119,7 +148,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         drawn.add_column(column, overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(cell(value)) for value in row))
-    console().print(drawn)
+    shown = console()
+    with shown.capture() as lines:
+        shown.print(drawn)
+    print("\n".join(line.rstrip() for line in lines.get().splitlines()))
 
 
 def cell(value: object) -> str:
