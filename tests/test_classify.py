@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from clipmill import augment
 from clipmill.contract.case import memory_catalog
 from clipmill.errors import DataError, PlanError, PluginError, RecipeError
-from clipmill.plugin import Info, Plugin, found, make
+from clipmill.plugin import Info, Plugin, found, load, make
 from clipmill.takes import Draw
 from clipmill_classify import backbones
 from clipmill_classify.c3d import C3D
 from clipmill_classify.classifier import Classifier
+from clipmill_classify.linear import LinearOnTop
 from clipmill_classify.meters import ClassMeter
 from clipmill_classify.network import ClipNetwork
 from clipmill_classify.scores import Judge
@@ -237,6 +238,21 @@ def test_frozen_parts_learn_nothing_and_keep_their_statistics() -> None:
     assert model.encoder.network.layer2.training  # type: ignore[union-attr]
     with pytest.raises(PluginError, match=r"no weights of 'encode'.*encoder, head"):
         SingleFrame(width=0.125, frozen=("encode",)).build(FOUR)
+
+
+LINEAR = [e.name for e in found() if e.plugin and issubclass(e.plugin, LinearOnTop)]
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_last_layer_may_be_given_features_wherever_they_lie(name: str) -> None:
+    small = load(name).small
+    network: Any = make(name, {**small, "normalised": True, "dropout": 0.0}).build(FOUR).train()
+    *_, scores = (each for each in network.head.modules() if isinstance(each, torch.nn.Linear))
+    x_BD = torch.randn(64, scores.in_features)
+    x = x_BD[:, None] if name == "pooled" else x_BD  # which pools over frames first
+    near, far = network.head(x), network.head(7 + x / 10)
+    torch.testing.assert_close(near, far, atol=1e-3, rtol=0.01)
+    assert near.std() > 0.01
 
 
 def test_parts_learn_at_rates_of_their_own() -> None:

@@ -179,6 +179,8 @@ def test_keys_may_be_for_one_protocol(trained: dict[str, Any], dataset: str) -> 
     assert probe.given.model.fields["learning_rate"] == 0.25
     assert tuned.given.model.fields["learning_rate"] == 0.5
     assert probe.given.model.fields["frozen"] == ["encoder"]
+    normalised = [side.given.plugin().normalised for side in (probe, tuned)]  # type: ignore[attr-defined]
+    assert normalised == [True, False]
     assert tuned.given.model.fields["frozen"] == []
 
 
@@ -298,8 +300,9 @@ def test_a_probe_leaves_the_encoder_and_its_statistics_as_they_were(
     )
     encoder = [name for name in ours if name.startswith("encoder.")]
     assert encoder and all(torch.equal(ours[name], before[name]) for name in encoder)
-    assert not torch.equal(ours["head.weight"], before["head.weight"])
-    means = [tensor for name, tensor in random.items() if name.endswith("running_mean")]
+    assert not torch.equal(ours["head.1.weight"], before["head.weight"])
+    means = [mean for name, mean in random.items() if name.endswith("running_mean")]
+    assert (means.pop() != 0).any(), "the last layer is given normalised features"
     assert means and all((mean == 0).all() for mean in means)
 
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from clipmill.plugin import Info
-from clipmill_classify.classifier import Classifier
+from clipmill_classify.linear import LinearOnTop
 
 if TYPE_CHECKING:
     from clipmill_classify.network import ClipNetwork
 
 
-class EarlyFusion(Classifier):
+class EarlyFusion(LinearOnTop):
     """A torchvision backbone whose input is all frames of a clip, channel by channel."""
 
     name: ClassVar[str] = "early_fusion"

@@ -47,3 +47,17 @@ def score_layer(features: int, classes: int) -> nn.Linear:
     nn.init.normal_(scores.weight, std=0.01)
     nn.init.zeros_(scores.bias)
     return scores
+
+
+def normalise(network: nn.Module) -> None:
+    """Give the last layer features of mean 0 and spread 1 over a batch (He et al., MAE, 2022)."""
+    head = network.get_submodule("head")
+    if isinstance(head, nn.Sequential):
+        head[-1] = _normalised(head[-1])
+    else:
+        network.head = _normalised(head)
+
+
+def _normalised(scores: nn.Module) -> nn.Sequential:
+    assert isinstance(scores, nn.Linear), "a network of this kind ends with its scores"
+    return nn.Sequential(nn.BatchNorm1d(scores.in_features, affine=False), scores)

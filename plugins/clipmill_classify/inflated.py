@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from clipmill.plugin import Info
-from clipmill_classify.classifier import Classifier
+from clipmill_classify.linear import LinearOnTop
 
 if TYPE_CHECKING:
     from clipmill_classify.network import ClipNetwork
 
 
-class Inflated(Classifier):
+class Inflated(LinearOnTop):
     """A torchvision backbone inflated over time."""
 
     name: ClassVar[str] = "inflated"

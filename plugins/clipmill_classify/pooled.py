@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from clipmill.plugin import Info
-from clipmill_classify.classifier import Classifier
+from clipmill_classify.linear import LinearOnTop
 
 if TYPE_CHECKING:
     from clipmill_classify.network import ClipNetwork
 
 
-class Pooled(Classifier):
+class Pooled(LinearOnTop):
     """A torchvision backbone on every frame, pooled over time, and a linear layer."""
 
     name: ClassVar[str] = "pooled"

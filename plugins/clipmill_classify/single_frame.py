@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from clipmill.plugin import Info
-from clipmill_classify.classifier import Classifier
+from clipmill_classify.linear import LinearOnTop
 
 if TYPE_CHECKING:
     from clipmill_classify.network import ClipNetwork
 
 
-class SingleFrame(Classifier):
+class SingleFrame(LinearOnTop):
     """A torchvision backbone on one frame, averaged over frames at test."""
 
     name: ClassVar[str] = "single_frame"

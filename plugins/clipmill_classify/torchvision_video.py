@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from clipmill.plugin import Info
-from clipmill_classify.classifier import Classifier
+from clipmill_classify.linear import LinearOnTop
 
 if TYPE_CHECKING:
     from clipmill_classify.network import ClipNetwork
@@ -40,7 +40,7 @@ class _Paper:
         return next((told for start, told in PAPERS.items() if wrapped.startswith(start)), RESIDUAL)
 
 
-class TorchvisionVideo(Classifier):
+class TorchvisionVideo(LinearOnTop):
     """One of torchvision's video networks, and a linear layer."""
 
     name: ClassVar[str] = "torchvision_video"

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from clipmill.plugin import Info
-from clipmill_classify.classifier import Classifier
+from clipmill_classify.linear import LinearOnTop
 
 if TYPE_CHECKING:
     from clipmill_classify.network import ClipNetwork
 
 
-class Transformer(Classifier):
+class Transformer(LinearOnTop):
     """A vision transformer whose tokens attend over time, too: in a half of its own, or at once."""
 
     name: ClassVar[str] = "transformer"

@@ -95,7 +95,7 @@ def read(
 
 
 def _given(model: Model, data: str, out: str, protocol: str, overrides: Sequence[str]) -> Recipe:
-    given = recipes.parse(_plain(model, data, out, _of(protocol, overrides))).anchored()
+    given = recipes.parse(_plain(model, data, out, protocol, overrides)).anchored()
     network.check(given.plugin(), protocol)
     return given
 
@@ -137,11 +137,16 @@ def _of(protocol: str, overrides: Sequence[str]) -> list[str]:
     return general + [_bare(each) for each in overrides if each.startswith(f"{protocol}.")]
 
 
-def _plain(model: Model, data: str, out: str, overrides: Sequence[str]) -> dict[str, Any]:
+def _plain(
+    model: Model, data: str, out: str, protocol: str, overrides: Sequence[str]
+) -> dict[str, Any]:
     """The recipe of a protocol, not yet checked."""
+    overrides = _of(protocol, overrides)
     asked = recipes.read({}, overrides).get("model", {})
     other = asked.get("plugin") if isinstance(asked, Mapping) else None
     name, fields = network.downstream(model.plugin, other)
+    if protocol == "probe":
+        fields |= network.of_probes(name)
     plain = {
         "run": {"name": "transfer", "folder": storage.join(out, "runs")},
         "data": {"path": data, "validate": NO_SPLIT},

@@ -44,6 +44,11 @@ def _unlearnt(plugin: type[Plugin], fields: Fields) -> Fields:
     return {**fields, **files, **{name: value for name, value in anew.items() if name in known}}
 
 
+def of_probes(name: str) -> Fields:
+    """What a plugin's probes differ in: features may lie too close together to be told apart."""
+    return {"normalised": True} if "normalised" in plugins.load(name).model_fields else {}
+
+
 def of_any_classes(plugin: Plugin) -> Plugin:
     """The same without what is of its classes, so that a network of more of them can be made."""
     bare = {name: value for name, value in OF_CLASSES.items() if name in type(plugin).model_fields}
