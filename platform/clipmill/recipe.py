@@ -210,7 +210,7 @@ class Train(_Section):
         False, alias="compile", description="compile the network (torch.compile)"
     )
     channels_last: bool = Field(
-        False, description="channels last in memory: faster convolutions on many GPUs"
+        False, description="channels last in memory: faster convolutions on many devices"
     )
     remat: bool = Field(
         False, description="recompute the network's blocks in the backward pass: less memory"
