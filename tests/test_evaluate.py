@@ -332,7 +332,8 @@ def test_a_part_of_a_video_is_answered_as_that_part_alone(model: Model, tmp_path
         return next(each["probability"] for each in answer["classes"] if each["name"] == "left")
 
     assert left(part) == pytest.approx(left(whole), abs=0.03)
-    assert abs(left(first) - left(whole)) > 0.03
+    # How far two parts lie apart is as the small model happened to learn, on this processor.
+    assert abs(left(first) - left(whole)) > 5 * abs(left(part) - left(whole))
     assert part["spans"][-1]["end_seconds"] == pytest.approx(2.0)
 
 

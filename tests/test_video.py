@@ -31,6 +31,7 @@ from clipmill.video import (
 from clipmill.video.scan import is_disposable, unit_prefix_bytes
 from clipmill.video.source import opened
 from clipmill.video.timing import clock_for, is_variable
+from tiny import moving
 
 Frames = NDArray[np.uint8]
 
@@ -541,6 +542,17 @@ def test_encoding_gives_the_same_bytes_and_the_same_pictures(tmp_path: Path) -> 
     info = probe(first, decode=True)
     assert (info.frames, info.fps, info.audio_rate) == (30, 30.0, 16_000)
     assert np.abs(decode_frames(first, range(30)).astype(int) - frames).mean() < 8
+
+
+@pytest.mark.parametrize("instructions", ["0", "sse2", "avx2"])
+def test_encoding_gives_the_same_bytes_whatever_a_processor_can(instructions: str) -> None:
+    def written(*more: str) -> bytes:
+        file, usual = io.BytesIO(), Profile().x264()
+        told = ":".join([usual["x264-params"], *more])
+        encode(file, moving(3, 2), fps=30, x264={**usual, "x264-params": told})
+        return file.getvalue()
+
+    assert written(f"asm={instructions}") == written()
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,9 @@ def coloured(x_BCTHW: Tensor, seeds: Seeds, view: View, group: str = "") -> Tens
     flat = x_BCTHW.flatten(2)
     if "color" not in allowed:
         return torch.bmm(matrix, flat).view_as(x_BCTHW)
-    light = flat.mean(2) @ tensor(LUMA, x_BCTHW.device)  # of each take, about which contrast turns
+    # Of each take, about which contrast turns. Not a product with a vector: the last bit of a row
+    # would depend on how many there are.
+    light = (flat.mean(2) * tensor(LUMA, x_BCTHW.device)).sum(1)
     shift = light * tensor(contrasts, x_BCTHW.device)
     mixed = torch.baddbmm(shift[:, None, None].expand(-1, 3, 1), matrix, flat)
     return mixed.clamp_(0, 255).view_as(x_BCTHW)

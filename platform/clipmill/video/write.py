@@ -178,7 +178,7 @@ class _ToYuv:
 def _picture_stream(
     container: OutputContainer, size: tuple[int, int], fps: Fraction, coding: Coding
 ) -> VideoStream:
-    stream = container.add_stream(coding.codec, rate=fps, options=dict(coding.options))
+    stream = container.add_stream(coding.codec, rate=fps, options=_exact(coding))
     assert isinstance(stream, VideoStream)
     stream.height, stream.width = size
     stream.pix_fmt = coding.pixels
@@ -186,6 +186,19 @@ def _picture_stream(
     stream.codec_context.color_range = coding.color_range
     stream.codec_context.colorspace = coding.colorspace
     return stream
+
+
+def _exact(coding: Coding) -> dict[str, str]:
+    """An encoder's settings, such that it gives the same bytes on any processor.
+
+    Else x264 decides by approximations of the processor's own; on those with AVX-512 it was seen
+    to give other bytes for the same pictures in one and the same process.
+    """
+    options = dict(coding.options)
+    if coding.codec == "libx264":
+        told = (options.get("x264-params"), "cpu-independent=1")
+        options["x264-params"] = ":".join(filter(None, told))
+    return options
 
 
 def _sound_stream(container: OutputContainer, rate: int) -> AudioStream:
