@@ -99,7 +99,8 @@ def test_rows_are_what_the_network_makes_of_the_frames(
     with torch.no_grad():
         frame = augment.prepare({"rgb": pixels[None]}, view, training=False)["rgb"]
         wanted = model.module.encoder(frame)[:, 0]  # type: ignore[operator]
-    np.testing.assert_allclose(rows[7], wanted[0].numpy(), atol=1e-5)
+    # Of a batch the network adds up in another order, by how much depends on the processor.
+    np.testing.assert_allclose(rows[7], wanted[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_the_verb_gives_one_object_and_tells_how_far_it_is(
