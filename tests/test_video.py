@@ -69,8 +69,11 @@ def written(
     target = io.BytesIO()
     with av.open(target, "w", format=container) as out:
         # The same film wherever the tests run, so that chance damages the same of it.
-        same = {"x264-params": "cpu-independent=1"} if codec == "libx264" else {}
-        stream = out.add_stream(codec, rate=fps, options={**same, **(options or {})})
+        told = dict(options or {})
+        if codec == "libx264":
+            ours = filter(None, (told.get("x264-params"), "cpu-independent=1"))
+            told["x264-params"] = ":".join(ours)
+        stream = out.add_stream(codec, rate=fps, options=told)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pixels
         stream.codec_context.thread_count = 1
