@@ -1,5 +1,6 @@
 """Serving: a real small network behind real HTTP, in this process and in one of its own."""
 
+import asyncio
 import base64
 import contextlib
 import hashlib
@@ -18,10 +19,12 @@ from typing import Any
 
 import anyio
 import httpx
+import numpy as np
 import pytest
 
 from clipmill import api, cores, infer, serve
 from clipmill.errors import BusyError, UsageError
+from clipmill.serve.app import _as_json
 from clipmill.serve.listen import SameHost, address_of, server_on
 from clipmill.serve.page import PAGE
 from serving import (
@@ -134,6 +137,21 @@ def test_the_event_loop_turns_while_a_network_works(clip: bytes) -> None:
     assert answers[0].status_code == 200
     assert waited
     assert all(waited)
+
+
+def test_the_event_loop_turns_while_a_large_answer_is_written() -> None:
+    answer = {"moments": np.linspace(0, 1, 600_000).reshape(-1, 100).tolist()}
+
+    async def turns() -> tuple[int, bytes]:
+        writing, count = asyncio.create_task(_as_json(answer)), 0
+        while not writing.done():
+            await asyncio.sleep(0.001)
+            count += 1
+        return count, bytes(writing.result().body)
+
+    count, body = asyncio.run(turns())
+    assert count > 10
+    assert json.loads(body) == answer
 
 
 # --- what is told of the models
@@ -292,6 +310,23 @@ def test_a_failure_of_the_server_is_logged_and_tells_strangers_nothing(
         assert "secret" not in told_problem(response, 500)
         assert client.get("/healthz").status_code == 200
     assert "a secret of the house" in capfd.readouterr().err
+
+
+def test_an_answer_that_is_no_number_is_told_in_its_place(clip: bytes) -> None:
+    model = model_of("still")
+    predict = model.module.predict
+
+    def diverged(*given: Any) -> Any:
+        result, state = predict(*given)
+        return {name: values * float("nan") for name, values in result.items()}, state
+
+    model.module.predict = diverged
+    with client_of(app_of({"still": model_of("still"), "ill": model})) as client:
+        response = client.post("/v1/models/ill/predict", files={"video": ("v", clip)})
+        assert "is no number in its probabilities" in told_problem(response, 500)
+        several = client.post("/v1/models/ill/batch", files=[("video", ("v", clip))] * 2)
+        assert [each["problem"]["status"] for each in several.json()["answers"]] == [500, 500]
+        assert client.post(PREDICT, files={"video": ("v", clip)}).status_code == 200
 
 
 def test_an_app_needs_models_and_a_token_that_is_one() -> None:

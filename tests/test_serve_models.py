@@ -104,7 +104,7 @@ def predict(client: httpx.Client, name: str, clip: bytes) -> httpx.Response:
 
 
 def test_a_model_that_does_not_load_leaves_the_others_serving(
-    client: httpx.Client, shelf: Any, clip: bytes
+    client: httpx.Client, shelf: Any, clip: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = client.get("/readyz")
     assert told.status_code == 200
@@ -118,6 +118,9 @@ def test_a_model_that_does_not_load_leaves_the_others_serving(
     cards = {card["name"]: card for card in client.get("/v1/models").json()["models"]}
     assert "version 1 is damaged" in cards["late"]["fault"]
     shelf.late.broken = set()
+    shelf.refresh()  # too soon
+    assert client.get("/readyz").json()["status"] == "degraded"
+    monkeypatch.setattr("clipmill.serve.shelf.AGAIN_SECONDS", 0)
     shelf.refresh()
     assert client.get("/readyz").json()["status"] == "ready"
     assert predict(client, "late", clip).json()["version"] == "1"

@@ -20,7 +20,7 @@ from safetensors.torch import save as save_tensors
 from clipmill import augment, checkpoint, storage, video, viewing
 from clipmill import recipe as recipes
 from clipmill.device import to_device
-from clipmill.errors import RunError
+from clipmill.errors import PluginError, RunError
 from clipmill.plugin import Info, Plugin, Sample
 from clipmill.readable import readable
 from clipmill.recipe import Recipe
@@ -218,10 +218,25 @@ def worded(
     model: Model, asked: Asked, answer: dict[str, Any], *, each_frame: bool = False
 ) -> dict[str, Any]:
     """An answer as plain data, with what it was given for."""
+    if wrong := [name for name, value in answer.items() if not _is_finite(value)]:
+        raise PluginError(
+            f"the model's answer is no number in its {wrong[0]}", "finite numbers",
+            "look at its run: the training may have diverged",
+        )  # fmt: skip
     plain = readable(answer, model.classes, asked.clock, each_frame=each_frame)
     # Where in the picture the masks lie is known where the picture was cut.
     part = {"part": asked.part} if "masks" in plain else {}
     return {**plain, **part, **asked.told}
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether JSON can tell it: it knows neither NaN nor infinity."""
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    array = np.asarray(value)
+    if array.dtype.kind == "O":
+        return value is None or all(map(_is_finite, value))
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
 def prepared(

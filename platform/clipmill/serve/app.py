@@ -5,6 +5,7 @@ Routes and what they tell; the work is the desk's. Knows neither registry nor so
 
 import asyncio
 import hmac
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import ClientDisconnect
 
@@ -48,6 +49,7 @@ from clipmill.serve.upload import KIND, Upload
 
 log = logging.getLogger("clipmill.serve")
 
+WRITER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 REFUSED = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503)
 
 
@@ -191,14 +193,14 @@ def _form(schema: dict[str, Any]) -> dict[str, Any]:
 )  # fmt: skip
 async def predict(
     name: str, request: Request, service: Here, each_frame: EachFrame = False
-) -> JSONResponse:
+) -> Response:
     """Read the video, wait for a decoder, and answer; nothing is done for a client that left."""
     async with _counted(service, name, request):
         served = service.shelf.find(name)
         async with service.desk.received(request) as upload:
             work = service.desk.answer(served, upload, each_frame=each_frame)
             answer = await unless_left(request, work)
-        return JSONResponse({**answer, "model": name, "version": served.version})
+        return await _as_json({**answer, "model": name, "version": served.version})
 
 
 @closed.post(
@@ -210,14 +212,21 @@ async def predict(
 )
 async def batch(
     name: str, request: Request, service: Here, each_frame: EachFrame = False
-) -> JSONResponse:
+) -> Response:
     """Answer every video of a form; what is wrong with one is told in its place."""
     async with _counted(service, name, request):
         served = service.shelf.find(name)
         own = {"model": name, "version": served.version}
         async with service.desk.received(request, batch=True) as upload:
             work = _several(service.desk, served, upload, own, each_frame)
-            return JSONResponse({"answers": await unless_left(request, work)})
+            return await _as_json({"answers": await unless_left(request, work)})
+
+
+async def _as_json(answer: dict[str, Any]) -> Response:
+    """Write an answer beside the event loop: every moment of a long video is megabytes."""
+    # In pieces, as a thread that writes all at once lets no other run.
+    text = await asyncio.to_thread(lambda: "".join(WRITER.iterencode(answer)))
+    return Response(text, media_type="application/json")
 
 
 async def _several(

@@ -16,8 +16,8 @@ from clipmill.errors import UsageError
 from clipmill.serve.problems import Refusal
 from clipmill.viewing import Looks
 
-RETRY_SECONDS = 10
-AGAIN_SECONDS = 60  # until a version that failed is tried again, while the last one serves
+AGAIN_SECONDS = 60  # until a version that failed is tried again
+CLOSE_SECONDS = 10  # that a load under way has to end
 
 log = logging.getLogger("clipmill.serve")
 
@@ -69,7 +69,7 @@ class _Place:
 
     def is_due(self, now: str | None) -> bool:
         """Whether to load what its source has: another version, or one that failed a while ago."""
-        if self.served is None or (now is not None and now != self.tried):
+        if now is not None and now != self.tried:
             return True
         return bool(self.fault) and time.monotonic() - self.tried_at >= AGAIN_SECONDS
 
@@ -127,7 +127,7 @@ class Shelf:
         """Watch no more."""
         self._over.set()
         if self._thread is not None:
-            self._thread.join(RETRY_SECONDS)
+            self._thread.join(CLOSE_SECONDS)
 
     @property
     def names(self) -> list[str]:
@@ -142,7 +142,7 @@ class Shelf:
         if served is None:
             raise Refusal(
                 503, f"the model {name} could not be loaded", "", "the server's log says why",
-                {"Retry-After": str(RETRY_SECONDS)},
+                {"Retry-After": str(AGAIN_SECONDS)},
             )  # fmt: skip
         return served
 
