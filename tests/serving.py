@@ -120,3 +120,12 @@ def numbers_in(value: Any) -> list[float]:
     if isinstance(value, list):
         return [n for inner in value for n in numbers_in(inner)]
     return [float(value)] if isinstance(value, int | float) else []
+
+
+def texts_in(value: Any) -> list[str]:
+    """All texts of an answer, in its order: names of classes, labels, masks that are packed."""
+    if isinstance(value, dict):
+        return [text for inner in value.values() for text in texts_in(inner)]
+    if isinstance(value, list):
+        return [text for inner in value for text in texts_in(inner)]
+    return [value] if isinstance(value, str) else []

@@ -5,11 +5,14 @@ from functools import partial
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from clipmill import gallery, infer, serve
-from clipmill.serve.schemas import EXAMPLES
-from serving import ALLOWED, FIELDS, TOKEN, client_of, made, numbers_in, walk
+from clipmill.serve.schemas import EXAMPLES, Answer
+from clipmill_segment.mask_rcnn import MaskRCNN
+from clipmill_segment.things import mask_of, pasted
+from serving import ALLOWED, FIELDS, TOKEN, client_of, made, numbers_in, texts_in, walk
 
 KINDS: dict[str, dict[str, Any]] = {
     "classes": FIELDS["still"],
@@ -19,6 +22,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "size": 32, "resize": 32, "hidden": 16,
     },
     "masks": {"plugin": "unet", "size": 32, "resize": 40},
+    "things": {"plugin": "mask_rcnn", **MaskRCNN.small, "test_clips": 2},
     "match": {"plugin": "siamese", "width": 0.125, "size": 32, "resize": 36, "embedding": 8},
 }  # fmt: skip
 
@@ -72,6 +76,29 @@ def test_an_example_has_the_shape_of_an_answer(
     answer = client.post(f"/v1/models/{kind}/predict", files={"video": clip})
     assert answer.status_code == 200, answer.text
     assert shape(answer.json()) == shape(examples[kind]["value"])
+    for value in (answer.json(), examples[kind]["value"]):
+        Answer.model_validate(value)
+
+
+def test_things_are_told_with_their_time_and_the_part_that_was_seen(
+    client: httpx.Client, models: dict[str, infer.Model], clip: bytes
+) -> None:
+    told = client.post("/v1/models/things/predict", files={"video": clip}).json()
+    masks = client.post("/v1/models/masks/predict", files={"video": clip}).json()
+    assert told["part"].keys() == masks["part"].keys()
+    middle = {"left": 0.125, "top": 0.0, "right": 0.875, "bottom": 1.0}  # 48 of 64 columns
+    assert told["part"] == pytest.approx(middle, abs=0.01)
+    for thing in told["things"]:
+        span = told["spans"][thing["at"]]
+        assert thing["frame_seconds"] == span["start_seconds"]
+    assert {thing["at"] for thing in told["things"]} == {0, 1} == set(range(len(told["frames"])))
+    assert texts_in(told["things"]) == texts_in(infer.answer(models["things"], clip)["things"])
+
+
+def test_the_thing_of_the_example_lies_where_it_is_said_to() -> None:
+    (thing,) = EXAMPLES["things"]["value"]["things"]
+    wanted = pasted(np.ones((28, 28)), np.array(thing["box"]), (4, 4))
+    assert np.array_equal(mask_of(thing["mask"]), wanted) and wanted.any()
 
 
 def test_a_timeline_comes_over_http_as_it_is_told_here(

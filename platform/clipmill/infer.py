@@ -28,6 +28,7 @@ from clipmill.takes import Takes
 from clipmill.viewing import Asked
 
 Output = dict[str, NDArray[Any]]
+PLACED = ("masks", "things", "heat")  # kinds of answers that lie over a part of the picture
 
 __all__ = [
     "Asked",
@@ -224,8 +225,8 @@ def worded(
             "look at its run: the training may have diverged",
         )  # fmt: skip
     plain = readable(answer, model.classes, asked.clock, each_frame=each_frame)
-    # Where in the picture the masks lie is known where the picture was cut.
-    part = {"part": asked.part} if "masks" in plain else {}
+    # Where in the picture they lie is known where the picture was cut.
+    part = {"part": asked.part} if any(kind in plain for kind in PLACED) else {}
     return {**plain, **part, **asked.told}
 
 

@@ -3,7 +3,7 @@
 By what an answer holds: `probabilities` [classes] is one class, `presence` [classes] several,
 `frame_probabilities` [moments, classes] with `frame_numbers` [moments] one at each moment, `mask`
 [height, width] one for each pixel of `frame`, `things` what was found one by one, each a dictionary
-with its `class` from 1 on. Other arrays become lists. Knows neither networks nor videos.
+with its `class` from 1 on and its `frame`. Other arrays become lists. Knows neither networks nor videos.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,9 +42,7 @@ def readable(
         if each_frame:
             made["moments"] = _moments(scores, seconds, classes)
     if "things" in rest:
-        made["things"] = [
-            {**thing, "label": classes[thing["class"] - 1]} for thing in rest.pop("things")
-        ]
+        made["things"] = [_thing(each, classes, clock) for each in rest.pop("things")]
     if np.ndim(rest.get("mask", 0)) == 2:
         made["masks"] = masks(np.asarray(rest.pop("mask")), classes)
         if "frame" in rest:
@@ -97,6 +95,11 @@ def runs(there_HW: NDArray[np.bool_]) -> list[int]:
     there = there_HW.ravel(order="F")
     edges = np.flatnonzero(np.diff(there, prepend=False))
     return [int(length) for length in np.diff(edges, prepend=0, append=len(there))]
+
+
+def _thing(thing: Mapping[str, Any], classes: Sequence[str], clock: Clock) -> dict[str, Any]:
+    told = {"label": classes[thing["class"] - 1], "frame_seconds": thing["frame"] / clock.fps}
+    return {**thing, **told}
 
 
 def _is_of(classes: Sequence[str], scores: Any) -> bool:

@@ -71,13 +71,13 @@ class MaskRCNN(Masked):
         return MaskRcnnNetwork(encoder, classes, fields)
 
     def answer(self, outputs: Sequence[Mapping[str, NDArray[Any]]], takes: Takes) -> dict[str, Any]:
-        """The things of each frame with their numbers; beside them what is true, where it is known."""
+        """The things of each frame, with numbers from a score on; what is true, where it is known."""
         from clipmill_segment.things import found, marked
 
         numbers = takes.first[:, 0].tolist()
         told = [found(output) for output in outputs]
         self._follow(told, [output["thing_looks"] for output in outputs])
-        answer = {"frames": numbers, "things": _listed(told, numbers)}
+        answer = {"frames": numbers, "things": _listed(told, numbers), "threshold": self.sure}
         if any((output["truth"] != VOID).any() for output in outputs):
             true = [marked(output["truth"], output["true_things"]) for output in outputs]
             answer["truth"] = _listed(true, numbers)

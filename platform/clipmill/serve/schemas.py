@@ -19,6 +19,18 @@ CLASSES: dict[str, Any] = {
 }
 STRETCH = {"label": "left", "start_seconds": 0.0, "end_seconds": 1.6, "probability": 0.9}
 MASK = {"label": "disc", "share": 0.25, "size": [2, 2], "counts": [1, 1, 2]}
+WHOLE = {"left": 0.0, "top": 0.0, "right": 1.0, "bottom": 1.0}
+THING: dict[str, Any] = {
+    "at": 0,
+    "frame": 48,
+    "frame_seconds": 1.6,
+    "class": 1,
+    "label": "disc",
+    "score": 0.93,
+    "id": 1,
+    "box": [0.25, 0.5, 0.75, 1.0],
+    "mask": {"size": [4, 4], "counts": "62202"},
+}
 MATCH = {
     "identity": "anna",
     "recognised": True,
@@ -47,8 +59,19 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             "masks": [MASK],
             "frame": 48,
             "frame_seconds": 1.6,
-            "part": {"left": 0.0, "top": 0.0, "right": 1.0, "bottom": 1.0},
+            "part": WHOLE,
             **LOOKED_AT,
+        },
+    },
+    "things": {
+        "summary": "What is there, one by one, with a number that it keeps",
+        "value": {
+            "frames": [48],
+            "things": [THING],
+            "threshold": 0.5,
+            "part": WHOLE,
+            **LOOKED_AT,
+            "spans": [{"start_seconds": 1.6, "end_seconds": 1.6333}],
         },
     },
     "match": {
@@ -114,6 +137,40 @@ class Models(BaseModel):
     batch_videos: int
 
 
+class Part(BaseModel):
+    """What of the picture a model saw, in shares of its sides."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class Runs(BaseModel):
+    """A mask as COCO packs it, for pycocotools: run lengths down the columns."""
+
+    size: tuple[int, int] = Field(description="height and width")
+    counts: str
+
+
+class Thing(BaseModel):
+    """One thing in one frame."""
+
+    at: int = Field(ge=0, description="which of `frames`, and of `spans`, it is seen in")
+    frame: int = Field(ge=0, description="as the model counts frames, at its own rate")
+    frame_seconds: float
+    number: int = Field(alias="class", ge=1, description="number of its class")
+    label: str = Field(description="name of its class")
+    score: float = Field(ge=0, le=1)
+    id: int = Field(
+        ge=0, description="the same for the same thing in all frames; 0 below `threshold`"
+    )
+    box: tuple[float, float, float, float] = Field(
+        description="left, top, right and bottom, in shares of the `part`"
+    )
+    mask: Runs = Field(description="its pixels of the `part`")
+
+
 class Answer(BaseModel):
     """What is in every answer; a model adds what its kind tells, such as `classes`."""
 
@@ -123,6 +180,10 @@ class Answer(BaseModel):
     version: str | None
     spans: list[dict[str, float]] = Field(description="what the model looked at")
     input: dict[str, float] = Field(description="what was found in the file")
+    part: Part | None = Field(None, description="where `masks`, `things` and `heat` lie")
+    things: list[Thing] | None = Field(
+        None, description="what is there, the surest of a frame first"
+    )
 
 
 class Several(BaseModel):
