@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from clipmill import checkpoint, storage
 from clipmill.checkpoint import Keeper, Saved, State
 from clipmill.checkpoint.image import Image
-from clipmill.errors import RunError
+from clipmill.errors import BusyError, RunError
 
 STATE = State(3, 12, "00" * 32, "catalog", "recipe", "")
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -188,6 +188,16 @@ def test_without_room_it_is_told_and_the_last_good_one_stays(tmp_path: Path) -> 
             keeper.wait()
     assert [str(path) for path in (tmp_path / "checkpoints").iterdir()] == [good]
     assert kept(keeper, saved, step=5) != good, "it can go on when there is room again"
+
+
+def test_one_that_may_not_be_committed_is_no_checkpoint(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise BusyError("it is written by another")
+
+    good = kept(Keeper(str(tmp_path)), trained())
+    with pytest.raises(BusyError, match=r"^it is written by another$"):
+        kept(Keeper(str(tmp_path), before_commit=refuse), trained(), step=9)
+    assert [str(path) for path in (tmp_path / "checkpoints").iterdir()] == [good]
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_names(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import torch.multiprocessing
 
 from clipmill import checkpoint, launch, recipe
 from clipmill.checkpoint import Keeper, State
-from clipmill.errors import ClipmillError, RunError
-from clipmill.launch import stop
+from clipmill.errors import BusyError, ClipmillError, RunError
+from clipmill.launch import stop, turn
 from clipmill.launch.worker import Worker
 from clipmill.train import Step
 from tiny import recipe_of, run_recipe
@@ -27,6 +27,7 @@ def worked(dataset: str, folder: Path, model: dict[str, Any] | None = None, **tr
     made = recipe.load({**run_recipe(dataset, folder, "run", **train)}, overrides(model or {}))
     launch.work(
         {"recipe": made.plain(), "folder": str(folder), "transport": "thread"},
+        turn.begin(launch.Folder(str(folder)), 0),
     )
     return folder
 
@@ -83,6 +84,29 @@ def test_a_crashed_run_ends_with_every_byte_of_the_unbroken_one(
     names = {"weights.safetensors", "average.safetensors", "optimizer.safetensors", "state.json"}
     assert names < bytes_of(tmp_path).keys()
     assert [row["step"] for row in rows_of(tmp_path)] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_a_try_that_was_given_up_writes_nothing_beside_the_next(
+    dataset: str, tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch, log_every: int
+) -> None:
+    after, train = Worker._after, {**ALL_ON, "log_every": log_every}
+
+    def outrun(worker: Worker, step: Step) -> bool:
+        if step.number == 8:
+            monkeypatch.undo()
+            worked(dataset, tmp_path, **train)
+            kept.extend([bytes_of(tmp_path), rows_of(tmp_path)])
+        return after(worker, step)
+
+    kept = list[Any]()
+    monkeypatch.setattr(Worker, "_after", outrun)
+    with pytest.raises(BusyError, match=r"is written by a later try .*; wanted the last try"):
+        worked(dataset, tmp_path, **train)
+    assert [bytes_of(tmp_path), rows_of(tmp_path)] == kept
+    assert bytes_of(tmp_path) == bytes_of(unbroken)
+    found = sorted(path.name[:13] for path in (tmp_path / "checkpoints").iterdir())
+    assert found == ["step-00000010", "step-00000012"], "one of the earlier try is among them"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there batches travel beside the step")

@@ -45,7 +45,7 @@ class Folder:
 
     @property
     def attempts(self) -> str:
-        """One JSON line a start of its Ray workers: how many, and from which step on."""
+        """One JSON line a start: on how many Ray workers, and from which step on; the last may write."""
         return storage.join(self.path, "attempts.jsonl")
 
     @property

@@ -31,6 +31,8 @@ SOON = {
     "RAY_health_check_period_ms": "1500",
     "RAY_health_check_timeout_ms": "5000",
     "RAY_agent_register_timeout_ms": "120000",  # on a busy machine they start slowly
+    # A node without its head lives on, so that what comes back with a cable is not yet gone.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "1800",
 }
 
 
@@ -150,7 +152,9 @@ class Hosts:
         head.plug_in()
         worker.plug_in()
         page = (f"--dashboard-host={head.address}", f"--dashboard-port={JOBS_PORT}")
-        self._begin(head, "--head", f"--port={PORT}", "--include-dashboard=true", *page)
+        # A training worker asks for a byte: there is room for one, and the first goes elsewhere.
+        room = ("--memory=1", "--include-dashboard=true")
+        self._begin(head, "--head", f"--port={PORT}", *room, *page)
         self.begin_worker()
 
     def begin_worker(self) -> None:

@@ -1,7 +1,6 @@
 """A cluster of two hosts with a token: an ingest and a run as jobs, its cable pulled in mid-epoch.
 
-The host that comes back decodes again; no test tells that training comes back to it, as without GPUs
-nothing sends it there.
+The host comes back after it has lost all that ran there, and with all of it alive.
 """
 
 import json
@@ -15,8 +14,9 @@ import pytest
 import yaml
 
 from clipmill import catalog, ingest, launch
-from clipmill.checkpoint import Keeper
-from tiny import digest_of, run_recipe, write_videos
+from clipmill.checkpoint import read_state
+from clipmill.folder import committed, committed_step, step_of
+from tiny import digest_of, ingested, run_recipe, write_videos
 
 pytest_plugins = ["hosts"]
 
@@ -58,6 +58,20 @@ class Run:
     def step(self) -> int:
         return max(self.steps(), default=0)
 
+    def goes_on(self) -> None:
+        """Wait until it has come further."""
+        reached = self.step()
+        self.wait_until(lambda: self.step() > reached + EVERY)
+
+    def ledger(self) -> int:
+        """The file of its metrics: a start that goes on from a commit makes a new one."""
+        return Path(self.home.metrics).stat().st_ino
+
+    def is_exact(self, recipe: dict[str, Any], folder: Path) -> None:
+        """See that a checkpoint has learned from the very takes that it should."""
+        state = read_state(str(folder))
+        assert state.takes_sha256 == digest_of(recipe, state.step)
+
     def attempts(self) -> list[tuple[int, int]]:
         """Its starts: on how many workers, from which step on."""
         rows = launch.read_metrics(self.home.attempts)
@@ -84,19 +98,45 @@ def test_a_cable_pulled_and_put_back_costs_no_take(hosts: Any, tmp_path: Path) -
     assert hosts.head.trains() and hosts.worker.trains(), "not on both hosts"
     hosts.cut()
     run.wait_until(lambda: len(run.attempts()) > 1 and run.step() > run.attempts()[-1][1] + EVERY)
-    # Without GPUs nothing holds training workers back from sharing a host.
     (before, _), *_, (alone, resumed) = run.attempts()
-    assert before == 2 and alone in (1, 2) and resumed >= EVERY
+    assert (before, alone) == (2, 1) and resumed >= EVERY
 
     hosts.worker.halt()
     hosts.mend()
     hosts.begin_worker()
+    run.wait_until(lambda: run.attempts()[-1][0] == 2 and hosts.worker.trains())
     run.wait_until(hosts.worker.decodes)
-    again = run.step()
-    run.wait_until(lambda: run.step() > again + EVERY)
+    run.goes_on()
     assert run.stop()["status"] == "STOPPED"
     assert run.process.wait(PATIENCE_SECONDS) == STOPPED_CODE, hosts.head.told()
-    state = json.loads(Path(Keeper(run.home.path).last() or "", "state.json").read_text())
-    assert state["step"] > again >= resumed
-    assert state["takes_sha256"] == digest_of(plain, state["step"])
-    assert run.steps() == list(range(1, state["step"] + 1))
+    (*_, last) = committed(run.home.path)
+    run.is_exact(plain, last)
+    assert run.steps() == list(range(1, step_of(last) + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_host_that_comes_back_alive_writes_nothing_more_into_the_run(
+    hosts: Any, tmp_path: Path
+) -> None:
+    write_videos(tmp_path / "videos")
+    data = ingested(tmp_path / "videos", tmp_path / "data")
+    lone = run_recipe(data, tmp_path, "lone", steps=100_000, workers=1)
+    run = Run(hosts, lone, tmp_path / "recipe.yaml")
+    run.wait_until(lambda: run.step() > 2 * EVERY)
+    assert hosts.worker.trains() and not hosts.head.trains(), "not where the cable leads"
+    before = run.ledger()
+    hosts.cut()
+    run.wait_until(lambda: run.ledger() != before)  # alone, it trains on there until then
+    run.goes_on()
+    assert hosts.head.trains() and hosts.worker.trains(), "not of two minds"
+
+    hosts.mend()
+    run.wait_until(lambda: not hosts.worker.processes())  # Ray ends there what was given up
+    hosts.begin_worker()
+    run.goes_on()
+    assert run.stop()["status"] == "STOPPED"
+    assert [workers for workers, _ in run.attempts()] == [1, 1]
+    for folder in committed(run.home.path):
+        run.is_exact(lone, folder)
+    assert run.steps() == list(range(1, committed_step(run.home) + 1))

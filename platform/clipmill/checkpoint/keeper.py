@@ -6,7 +6,7 @@ Knows neither how a run goes on from one nor when it should be made.
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from clipmill import storage
 from clipmill.checkpoint.image import Image, is_in_parts, whole
 from clipmill.checkpoint.plain import taken_apart
-from clipmill.errors import RunError
+from clipmill.errors import BusyError, RunError
 from clipmill.folder import CHECKPOINTS, MARKER, committed, uncommitted
 
 Files = dict[str, dict[str, torch.Tensor]]  # tensors by name, by the file they go to
@@ -73,12 +73,15 @@ class Keeper:
     """Writes the checkpoints of one run's folder, one at a time, and finds the last.
 
     The last `keep` stay, and beside them the one with the best score. One that cannot be written
-    leaves nothing behind and stops the run at the next `check`; the earlier ones stay.
+    leaves nothing behind and stops the run at the next `check`; the earlier ones stay. So does one
+    that `before_commit` refuses, as it may when another writes this folder.
     """
 
-    def __init__(self, folder: str, *, keep: int = 2) -> None:
+    def __init__(
+        self, folder: str, *, keep: int = 2, before_commit: Callable[[], None] = lambda: None
+    ) -> None:
         self.run, self.folder = folder, storage.join(folder, CHECKPOINTS)
-        self.keep = keep
+        self.keep, self.before_commit = keep, before_commit
         self._images: dict[str, Image] = {}
         self._writer: threading.Thread | None = None
         self._taken = threading.Event()
@@ -127,6 +130,8 @@ class Keeper:
         """Stop if a checkpoint could not be written; waits for nothing."""
         if self._fault is not None:
             fault, self._fault = self._fault, None
+            if isinstance(fault, BusyError):
+                raise fault
             raise RunError(
                 f"a checkpoint could not be written: {fault}",
                 f"room and rights in {self.folder}",
@@ -157,6 +162,7 @@ class Keeper:
         told = {**vars(state), "weights_sha256": answering.sha256()}
         storage.put_json(storage.join(folder, "optimizer.json"), {"state": plain})
         storage.put_json(storage.join(folder, "state.json"), told)
+        self.before_commit()
         storage.put(storage.join(folder, MARKER), b"")
 
     def _prune(self) -> None:

@@ -20,7 +20,7 @@ from clipmill.catalog import Catalog
 from clipmill.checkpoint import Keeper, State
 from clipmill.errors import ClipmillError, DataError, PlanError
 from clipmill.folder import Folder, committed_step, folder_of, read_metrics
-from clipmill.launch import begin, going_on, judge, lesson, room, stop
+from clipmill.launch import begin, going_on, judge, lesson, room, stop, turn
 from clipmill.launch.fit import fit
 from clipmill.launch.mirror import Progress, mirrored
 from clipmill.launch.stop import Stopped
@@ -121,7 +121,8 @@ def _trained(given: Recipe, home: Folder, plan: Plan, address: str | None) -> No
     if given.train.workers == 0:
         with _stoppable(given, home):
             Keeper(home.path).clean()
-            work({"recipe": given.plain(), "folder": home.path, "transport": "thread"})
+            settings = {"recipe": given.plain(), "folder": home.path, "transport": "thread"}
+            work(settings, turn.begin(home, 0))
         return
     if cluster.starts_one(address):
         room.check_machine(given, plan)

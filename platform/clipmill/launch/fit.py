@@ -7,7 +7,6 @@ try, so it ends the run at once; all else is tried again up to `train.max_failur
 import os
 import shutil
 import threading
-import time
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ import torch.distributed
 
 from clipmill import storage
 from clipmill.errors import ClipmillError, RunError, StorageError
-from clipmill.folder import Folder, add_lines, committed_step
+from clipmill.folder import Folder
+from clipmill.launch import turn
 from clipmill.launch.worker import work
 from clipmill.recipe import Recipe
 
@@ -50,20 +50,14 @@ def attempt(settings: dict[str, Any]) -> None:
     """Work as one rank, and mark an error that another try would meet again."""
     from ray.exceptions import RayError
 
-    _note(Folder(settings["folder"]))
+    home, workers = Folder(settings["folder"]), torch.distributed.get_world_size()
+    own = turn.begin(home, workers) if torch.distributed.get_rank() == 0 else None
     try:
-        work(settings)
+        work(settings, own)
     except ClipmillError as error:
         passing = isinstance(error, StorageError) or isinstance(error.__cause__, RayError)
         error.__dict__["lasting"] = not passing  # travels with the error
         raise
-
-
-def _note(home: Folder) -> None:
-    """Write down a try: when, on how many workers, and from which step on."""
-    if torch.distributed.get_rank() == 0:
-        workers, step = torch.distributed.get_world_size(), committed_step(home)
-        add_lines(home.attempts, [{"time": time.time(), "workers": workers, "step": step}])
 
 
 def _trainer(given: Recipe, folder: str, scratch: str) -> Any:

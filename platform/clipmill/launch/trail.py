@@ -5,7 +5,7 @@ All ranks fold together, at commits. Knows neither steps nor weights.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch.distributed
 
 from clipmill import feed
 from clipmill.checkpoint import State
-from clipmill.folder import add_lines, cut_bad_clips, read_metrics
+from clipmill.folder import cut_bad_clips, read_metrics
 
 Row = dict[str, Any]
 
@@ -24,6 +24,7 @@ class Trail:
 
     path: str  # of the ledger of bad clips
     most_bad: float  # clips of an epoch
+    add: Callable[[str, list[Row]], None]  # to a ledger
     rank: int = 0
     world: int = 1
     digest: bytes = bytes(32)
@@ -53,7 +54,7 @@ class Trail:
             self.digest = hashlib.sha256(self.digest + batch).digest()
         rows = [row for part in gathered for row in part[1]]
         if self.rank == 0:
-            add_lines(self.path, sorted(rows, key=lambda row: int(row["position"])))
+            self.add(self.path, sorted(rows, key=lambda row: int(row["position"])))
         self._count(rows)
         self.pending, self.folded = [], position
 

@@ -17,18 +17,19 @@ from clipmill.launch import begin, lesson
 from clipmill.launch.judge import Judge, Verdict, patience_of
 from clipmill.launch.stop import Agreement
 from clipmill.launch.trail import Trail
+from clipmill.launch.turn import Turn
 from clipmill.plan import Plan
 from clipmill.recipe import Recipe
 
 
-def work(settings: dict[str, Any]) -> None:
-    """Train as one worker: restore, feed, step, commit."""
+def work(settings: dict[str, Any], turn: Turn | None = None) -> None:
+    """Train as one worker: restore, feed, step, commit. The one that writes may have a turn to keep."""
     given = recipe.parse(settings["recipe"])
     threads = torch.get_num_threads()
     torch.set_num_threads(given.train.threads)
     try:
         with train.deterministic(given.train.deterministic):
-            Worker(given, settings["folder"], settings["transport"]).run()
+            Worker(given, settings["folder"], settings["transport"], turn).run()
     finally:
         torch.set_num_threads(threads)
 
@@ -36,15 +37,18 @@ def work(settings: dict[str, Any]) -> None:
 class Worker:
     """One rank of a run."""
 
-    def __init__(self, given: Recipe, folder: str, transport: Any) -> None:
+    def __init__(
+        self, given: Recipe, folder: str, transport: Any, turn: Turn | None = None
+    ) -> None:
         self.given, self.home, self.transport = given, Folder(folder), transport
+        self.check_turn = turn.check if turn else lambda: None
         parallel = torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if parallel else 0
         self.world = torch.distributed.get_world_size() if parallel else 1
         self.plan: Plan = plans.make(given, "train")
         catalog = plans.catalog_of(given.data)
         self.catalog_digest = str(catalog.meta["digest"])
-        self.keeper = Keeper(folder, keep=given.train.keep)
+        self.keeper = Keeper(folder, keep=given.train.keep, before_commit=self.check_turn)
         self.loop = self._loop(infer.device())
         self._build(self.plan.plugin.class_names(catalog))
         self.guard = train.Guard(given.train.on_nan, given.train.spike)
@@ -54,7 +58,7 @@ class Worker:
         self.patience = patience_of(given)
         self.agreement = Agreement(folder, self.world)
         most_bad = given.feed.max_bad_share * self.plan.takes_in_catalog
-        self.trail = Trail(self.home.bad_clips, most_bad, self.rank, self.world)
+        self.trail = Trail(self.home.bad_clips, most_bad, self._add, self.rank, self.world)
         self.waited = self.copied = self.computed = 0.0
 
     def _loop(self, device: str) -> train.Loop:
@@ -118,6 +122,7 @@ class Worker:
             self.keeper.wait()  # nobody may find a checkpoint half-written after this run
         self.agreement.close()
         if self.rank == 0:
+            self.check_turn()
             storage.put_json(self.home.feed, self._figures().plain())
 
     def _steps(self, done: int) -> None:
@@ -145,7 +150,7 @@ class Worker:
         self.trail.pending = taught.digests
         verdict = self._verdict() if self.judge else None
         row = {"step": steps, "time": time.time(), **taught.figures(self.model)}
-        add_lines(self.home.metrics, [row | _told(verdict)])
+        self._add(self.home.metrics, [row | _told(verdict)])
         self._commit(steps, verdict)
 
     def _fit(self) -> bool:
@@ -160,7 +165,7 @@ class Worker:
         """Log how far a lesson has come; its end is logged with what was learnt."""
         if done % self.given.train.log_every == 0 and done < self.given.train.steps:
             row = {"step": done, "time": time.time(), **self._feed_figures()}
-            add_lines(self.home.metrics, [row])
+            self._add(self.home.metrics, [row])
 
     def _after(self, step: train.Step) -> bool:
         """Log, validate and commit what is due after a step; tell whether it was the last."""
@@ -189,6 +194,8 @@ class Worker:
             self.guard.recall(state.told.get("guard", {}))
             if self.patience:
                 self.patience = replace(self.patience, **state.told.get("patience", {}))
+        if self.rank == 0:
+            self.check_turn()
         self.trail.begin(state)
         if self.rank == 0:
             cut_metrics(self.home.metrics, state.step if state else 0)
@@ -247,12 +254,16 @@ class Worker:
             **({"skipped": float(self.guard.skipped)} if self.guard.is_asked else {}),
             **self._feed_figures(),
         }
-        add_lines(self.home.metrics, [row | _told(verdict)])
+        self._add(self.home.metrics, [row | _told(verdict)])
 
     def _feed_figures(self) -> dict[str, float]:
         told = self._figures().plain()
         names = ("cpu_ms_a_clip", "ready_batches", "bad", "wait_share", "copy_seconds")
         return {f"feed_{name}": float(told[name]) for name in names}
+
+    def _add(self, path: str, rows: list[dict[str, Any]]) -> None:
+        self.check_turn()
+        add_lines(path, rows)
 
     def _commit(self, number: int, verdict: Verdict | None) -> None:
         self.trail.fold(number * self.loop.batch, self.feed.ledger)
