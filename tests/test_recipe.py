@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import yaml
+from pydantic import Field
 
-from clipmill import recipe
+from clipmill import plugin, recipe
 from clipmill.errors import PluginError, RecipeError
+from clipmill.plugin import Place, Plugin
 from tiny import recipe_of
 
 
@@ -128,6 +131,51 @@ def test_datasets_are_one_or_several(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert several.data.paths == (f"{tmp_path}/a", "s3://bucket/b")
     assert several.data.weights == (1, 2) and several.data.datasets[1].where == "fps > 1"
     assert recipe.parse(json.loads(json.dumps(several.plain()))).plain() == several.plain()
+
+
+class Placed(Plugin):
+    """Fields that name places, told in each way that plugins do."""
+
+    bare: Place = "a"
+    perhaps: Place | None = None
+    told: Annotated[Place | None, Field(description="a file")] = None
+    several: tuple[str, ...] = ()
+
+
+def test_places_are_told_by_their_type() -> None:
+    assert plugin.places(Placed) == ["bare", "perhaps", "told"]
+    known = {entry.name: plugin.places(entry.plugin) for entry in plugin.found() if entry.plugin}
+    assert known["two_stream"] == ["raft_weights", "weights"] and known["fcn"] == ["weights"]
+    assert recipe.load(recipe_of()).plugin().model_json_schema()
+
+
+def test_all_that_names_a_place_holds_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("before", "runs/there", "there"):
+        Path(folder).mkdir(parents=True)
+    plain = recipe_of(
+        data={"path": "d"}, feed={"cache_folder": "c"}, track={"uri": "sqlite:///t.db"},
+        train={"init_from": ["before", "there", "NAME/3", "NAME@champion"]}, run={"name": "r"},
+        model={"plugin": "single_frame", "weights": "w.pt"},
+    )  # fmt: skip
+    given = recipe.load(plain)
+    made = given.anchored()
+    assert (made.run.folder, made.data.path) == (f"{tmp_path}/runs", f"{tmp_path}/d")
+    assert made.plugin().model_dump()["weights"] == f"{tmp_path}/w.pt"
+    assert made.feed.cache_folder == f"{tmp_path}/c"
+    assert made.train.init_from == (f"{tmp_path}/before", "there", "NAME/3", "NAME@champion")
+    assert made.track.uri == f"sqlite:///{tmp_path}/t.db"
+    assert made.anchored() == made and not made.differences(given)
+    alone = recipe.load(plain, ["train.init_from=before", "model.weights=null"]).anchored()
+    assert alone.train.init_from == f"{tmp_path}/before" and alone.model.fields["weights"] is None
+    assert recipe.load(recipe_of()).anchored().train.init_from is None
+    for uri in ("http://a/b", "postgresql://a/b", "sqlite:////abs.db", "databricks"):
+        assert recipe.load(plain, [f"track.uri={uri}"]).anchored().track.uri == uri
+    assert recipe.anchored_store("mlruns") == f"{tmp_path}/mlruns"
+    monkeypatch.chdir(tmp_path / "runs")
+    assert made.differences(given) == ["model.weights", "train.init_from"]
 
 
 def test_steps_decide_the_weights_under_a_schedule() -> None:

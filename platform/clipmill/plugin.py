@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 GROUP = "clipmill.plugins"
 Sample = dict[str, NDArray[Any]]
 Learnt = Literal["one", "several", "frames", "masks", "none"]  # classes of a record
+PLACE = "a file or folder"
+Place = Annotated[str, PLACE]  # a field of it holds from any folder: a recipe makes it absolute
 Part = tuple[float, float, float, float]  # left, top, right, bottom in shares of the picture
 
 
@@ -272,6 +274,17 @@ def make(name: str, fields: Mapping[str, Any]) -> Plugin:
     return made
 
 
+def places(section: type[BaseModel]) -> list[str]:
+    """The fields of a plugin, or of a recipe's section, that name a file or folder."""
+    fields = section.model_fields.items()
+    return [name for name, told in fields if PLACE in told.metadata or _is_place(told.annotation)]
+
+
+def _is_place(annotation: Any) -> bool:
+    inner = get_args(annotation)
+    return PLACE in inner[1:] or any(_is_place(each) for each in inner)
+
+
 def told(error: ValidationError, model: type[BaseModel], where: str = "") -> tuple[str, str, str]:
     """Tell the first fault of a value in a sentence, with the nearest right name."""
     fault = error.errors()[0]
@@ -306,6 +319,7 @@ __all__ = [
     "Learnt",
     "Meter",
     "Part",
+    "Place",
     "Plugin",
     "Sample",
     "Stage",
@@ -319,6 +333,7 @@ __all__ = [
     "load",
     "make",
     "pairs",
+    "places",
     "random_spans",
     "told",
     "triplets",

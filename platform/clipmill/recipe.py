@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -24,6 +24,10 @@ from pydantic import (
 
 from clipmill import plugin, storage
 from clipmill.errors import RecipeError
+from clipmill.plugin import Place
+
+AnySection = TypeVar("AnySection", bound=BaseModel)
+SQLITE = "sqlite:///"
 
 
 class _Section(BaseModel):
@@ -34,13 +38,13 @@ class Run(_Section):
     """Where the run lives."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="unique in its folder")
-    folder: str = Field("runs", description="folder of all runs")
+    folder: Place = Field("runs", description="folder of all runs")
 
 
 class Dataset(_Section):
     """One of several datasets."""
 
-    path: str = Field(description="a dataset that `clipmill ingest` wrote")
+    path: Place = Field(description="a dataset that `clipmill ingest` wrote")
     weight: float | None = Field(
         None, gt=0, description="its share of an epoch, beside the weights of the others"
     )
@@ -58,7 +62,7 @@ class Curriculum(_Section):
 class Data(_Section):
     """What is trained and tested on."""
 
-    path: str | tuple[Dataset, ...] = Field(
+    path: Place | tuple[Dataset, ...] = Field(
         description="a dataset that `clipmill ingest` wrote, or a list of {path, weight, where}"
     )
     train: str = Field("train", description="split to train on")
@@ -124,14 +128,9 @@ class Data(_Section):
 
     def anchored(self) -> "Data":
         """The same with absolute paths."""
-        path: str | tuple[Dataset, ...]
         if isinstance(self.path, str):
-            path = storage.absolute(self.path)
-        else:
-            path = tuple(
-                each.model_copy(update={"path": storage.absolute(each.path)}) for each in self.path
-            )
-        return self.model_copy(update={"path": path})
+            return _anchored(self)
+        return self.model_copy(update={"path": tuple(_anchored(each) for each in self.path)})
 
     def decisive(self) -> dict[str, Any]:
         """What decides the takes beside the records: not where anything lies."""
@@ -241,6 +240,13 @@ class Train(_Section):
         given = self.init_from
         return (given,) if isinstance(given, str) else given or ()
 
+    def anchored(self, runs: str) -> "Train":
+        """The same with absolute paths; what is no path from here may be a name."""
+        given = self.init_from
+        told = tuple(_source(each, runs) for each in self.sources)
+        moved = told[0] if isinstance(given, str) else given and told
+        return self.model_copy(update={"init_from": moved})
+
     @model_validator(mode="after")
     def _fits(self) -> "Train":
         if self.accumulate > max(1, self.batch // max(1, self.workers)):
@@ -260,7 +266,9 @@ class Feed(_Section):
         0.05, ge=0, le=1, description="clips of an epoch that may fail to decode, before it stops"
     )
     cache_mb: int = Field(0, ge=0, description="disk for decoded test clips, on each node, in MB")
-    cache_folder: str | None = Field(None, description="of that cache; null is a temporary folder")
+    cache_folder: Place | None = Field(
+        None, description="of that cache; null is a temporary folder"
+    )
 
 
 class Track(_Section):
@@ -269,6 +277,10 @@ class Track(_Section):
     uri: str | None = Field(None, description="MLflow store; else MLFLOW_TRACKING_URI, else SQLite")
     experiment: str = Field("clipmill", description="MLflow experiment")
     register_: str | None = Field(None, alias="register", description="register as this name")
+
+    def anchored(self) -> "Track":
+        """The same with absolute paths."""
+        return self.model_copy(update={"uri": self.uri and anchored_store(self.uri)})
 
 
 class Recipe(_Section):
@@ -293,8 +305,16 @@ class Recipe(_Section):
 
     def anchored(self) -> "Recipe":
         """The same with absolute paths, so that it holds from any folder and on any node."""
-        run = self.run.model_copy(update={"folder": storage.absolute(self.run.folder)})
-        return self.model_copy(update={"data": self.data.anchored(), "run": run})
+        run = _anchored(self.run)
+        sections = {
+            "run": run,
+            "data": self.data.anchored(),
+            "model": _anchored(self.model, plugin.load(self.model.plugin)),
+            "train": self.train.anchored(run.folder),
+            "feed": _anchored(self.feed),
+            "track": self.track.anchored(),
+        }
+        return self.model_copy(update=sections)
 
     def decisive(self) -> dict[str, Any]:
         """What decides the weights; keys that may differ on resume are left out.
@@ -312,13 +332,11 @@ class Recipe(_Section):
 
     def differences(self, other: "Recipe") -> list[str]:
         """The dotted keys that decide the weights and are not the same in another recipe."""
-        mine, theirs = self.decisive(), other.decisive()
-        return sorted(
-            f"{section}.{key}"
-            for section in mine
-            for key in mine[section] | theirs[section]
-            if mine[section].get(key) != theirs[section].get(key)
-        )
+        as_given = _differing(self.decisive(), other.decisive())
+        if not as_given:
+            return []
+        anchored = _differing(self.anchored().decisive(), other.anchored().decisive())
+        return sorted(as_given & anchored)
 
     def is_of(self, before: Mapping[str, Any]) -> bool:
         """Whether plain data of before decides the same weights, defaults of today filled in."""
@@ -326,6 +344,36 @@ class Recipe(_Section):
             return not self.differences(parse(before))
         except RecipeError:  # it knows keys that there are no more
             return False
+
+
+def _differing(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> set[str]:
+    return {
+        f"{section}.{key}"
+        for section in mine
+        for key in mine[section] | theirs[section]
+        if mine[section].get(key) != theirs[section].get(key)
+    }
+
+
+def _anchored(section: AnySection, told_by: type[BaseModel] | None = None) -> AnySection:
+    """The same with absolute paths in all fields that are places."""
+    named = {name: getattr(section, name, None) for name in plugin.places(told_by or type(section))}
+    moved = {name: storage.absolute(at) for name, at in named.items() if at and isinstance(at, str)}
+    return section.model_copy(update=moved)
+
+
+def _source(named: str, runs: str) -> str:
+    """What a run begins with: a path from here is one from anywhere; a name stays one."""
+    is_name = os.path.exists(storage.join(runs, named)) or not os.path.exists(named)
+    return named if is_name else storage.absolute(named)
+
+
+def anchored_store(uri: str) -> str:
+    """The address of a tracking store, where it is a file or folder with an absolute path."""
+    scheme = SQLITE if uri.startswith(SQLITE) else ""
+    if not scheme and (":" in uri or uri in ("", "databricks")):
+        return uri
+    return f"{scheme}{storage.absolute(uri.removeprefix(scheme))}"
 
 
 def _changed(section: BaseModel) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from clipmill.plugin import Info
+from clipmill.plugin import Info, Place
 from clipmill_classify.linear import LinearOnTop
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class EarlyFusion(LinearOnTop):
     backbone: str = Field("resnet18", description="any 2D image network of torchvision, by name")
     width: float = Field(1.0, gt=0, le=4, description="multiplies the backbone's channels")
     frames: int = Field(10, ge=1, description="frames of a clip")
-    weights: str | None = Field(
+    weights: Place | None = Field(
         None, description="file of 2D weights, spread over the frames; nothing is fetched"
     )
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from clipmill.plugin import View
+from clipmill.plugin import Place, View
 
 FlowWay = Annotated[
     Literal["dis", "raft"],
@@ -19,7 +19,7 @@ RaftSize = Annotated[
     Literal["small", "large"], Field(description="which RAFT of torchvision, with flow=raft")
 ]
 RaftWeights = Annotated[
-    str | None, Field(description="file of RAFT's weights, with flow=raft; nothing is fetched")
+    Place | None, Field(description="file of RAFT's weights, with flow=raft; nothing is fetched")
 ]
 
 

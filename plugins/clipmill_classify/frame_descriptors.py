@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from clipmill.plugin import Augmentation, Info, View
+from clipmill.plugin import Augmentation, Info, Place, View
 from clipmill_classify.classifier import Classifier
 from clipmill_classify.labels import Labels
 
@@ -38,7 +38,7 @@ class FrameDescriptors(Classifier):
     width: float = Field(1.0, gt=0, le=4, description="multiplies the backbone's channels")
     size: int = Field(112, ge=32, description="height and width of the frames, in pixels")
     resize: int = Field(128, ge=32, description="short side before the crop, in pixels")
-    weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
+    weights: Place | None = Field(None, description="file of backbone weights; nothing is fetched")
     features: int | None = Field(
         None,
         ge=1,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from clipmill.plugin import Info
+from clipmill.plugin import Info, Place
 from clipmill_classify.linear import LinearOnTop
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Inflated(LinearOnTop):
     )
     size: int = Field(224, ge=32, description="height and width of the frames, in pixels")
     resize: int = Field(256, ge=32, description="short side before the crop, in pixels")
-    weights: str | None = Field(
+    weights: Place | None = Field(
         None, description="file of the 2D network's weights, to be inflated; nothing is fetched"
     )
 

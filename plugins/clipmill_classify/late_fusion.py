@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from clipmill.plugin import Info
+from clipmill.plugin import Info, Place
 from clipmill_classify.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class LateFusion(Classifier):
     backbone: str = Field("resnet18", description="any 2D image network of torchvision, by name")
     width: float = Field(1.0, gt=0, le=4, description="multiplies the backbone's channels")
     hidden: int = Field(1024, ge=1, description="features of the hidden layer")
-    weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
+    weights: Place | None = Field(None, description="file of backbone weights; nothing is fetched")
 
     def network(self, info: Info, classes: int) -> "ClipNetwork":
         """Make the backbone with a hidden layer over all frames.

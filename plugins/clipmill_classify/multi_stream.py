@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from clipmill import video
-from clipmill.plugin import Decoded, Info, Sample, View
+from clipmill.plugin import Decoded, Info, Place, Sample, View
 from clipmill_classify.classifier import Classifier
 from clipmill_classify.flow_field import FlowWay, RaftSize, RaftWeights, with_flow
 
@@ -54,7 +54,7 @@ class MultiStream(Classifier):
     flow: FlowWay = "dis"
     raft_size: RaftSize = "large"
     raft_weights: RaftWeights = None
-    weights: str | None = Field(
+    weights: Place | None = Field(
         None, description="file of backbone weights, for frames and flow; nothing is fetched"
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from clipmill.plugin import Info
+from clipmill.plugin import Info, Place
 from clipmill_classify.linear import LinearOnTop
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Pooled(LinearOnTop):
     backbone: str = Field("resnet18", description="any 2D image network of torchvision, by name")
     width: float = Field(1.0, gt=0, le=4, description="multiplies the backbone's channels")
     pool: Literal["mean", "max", "sum"] = Field("mean", description="of a feature over all frames")
-    weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
+    weights: Place | None = Field(None, description="file of backbone weights; nothing is fetched")
 
     def network(self, info: Info, classes: int) -> "ClipNetwork":
         """Make the backbone with a linear layer over pooled frames."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from clipmill.plugin import Catalog, Draw, Info, Stage, Takes, View, even_spans
+from clipmill.plugin import Catalog, Draw, Info, Place, Stage, Takes, View, even_spans
 from clipmill_classify.classifier import Classifier
 from clipmill_classify.labels import Labels
 
@@ -97,7 +97,7 @@ class FrameSequence(SequenceClassifier):
     }  # fmt: skip
 
     backbone: str = Field("resnet18", description="any 2D image network of torchvision, by name")
-    weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
+    weights: Place | None = Field(None, description="file of backbone weights; nothing is fetched")
     features: int | None = Field(
         None,
         ge=1,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from clipmill.plugin import Info
+from clipmill.plugin import Info, Place
 from clipmill_classify.linear import LinearOnTop
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class SingleFrame(LinearOnTop):
     size: int = Field(112, ge=32, description="height and width of the frames, in pixels")
     resize: int = Field(128, ge=32, description="short side before the crop, in pixels")
     dropout: float = Field(0.2, ge=0, lt=1, description="before the last layer")
-    weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
+    weights: Place | None = Field(None, description="file of backbone weights; nothing is fetched")
     test_clips: int = Field(8, ge=1, description="frames of a video at test, evenly spread")
 
     def network(self, info: Info, classes: int) -> "ClipNetwork":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from clipmill.plugin import Info
+from clipmill.plugin import Info, Place
 from clipmill_classify.linear import LinearOnTop
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class TorchvisionVideo(LinearOnTop):
     )
     dropout: float = Field(0.2, ge=0, lt=1, description="before the last layer")
     learning_rate: float = Field(3e-4, gt=0, description="of AdamW")
-    weights: str | None = Field(None, description="file of its weights; nothing is fetched")
+    weights: Place | None = Field(None, description="file of its weights; nothing is fetched")
 
     def network(self, info: Info, classes: int) -> "ClipNetwork":
         """Make the network with a linear layer of ours on top."""

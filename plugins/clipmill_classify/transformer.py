@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from clipmill.plugin import Info
+from clipmill.plugin import Info, Place
 from clipmill_classify.linear import LinearOnTop
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Transformer(LinearOnTop):
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="in every block and before the last layer")
     learning_rate: float = Field(3e-4, gt=0, description="of AdamW")
-    weights: str | None = Field(
+    weights: Place | None = Field(
         None, description="file of a torchvision vision transformer's weights; nothing is fetched"
     )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from clipmill.plugin import Decoded, Info, Sample, View
+from clipmill.plugin import Decoded, Info, Place, Sample, View
 from clipmill_classify.classifier import Classifier
 from clipmill_classify.flow_field import FlowWay, RaftSize, RaftWeights, with_flow
 
@@ -43,7 +43,7 @@ class TwoStream(Classifier):
     flow: FlowWay = "dis"
     raft_size: RaftSize = "large"
     raft_weights: RaftWeights = None
-    weights: str | None = Field(
+    weights: Place | None = Field(
         None, description="file of backbone weights, for both streams; nothing is fetched"
     )
 

@@ -22,6 +22,7 @@ from clipmill.plugin import (
     Draw,
     Info,
     Meter,
+    Place,
     Sample,
     Stage,
     Takes,
@@ -81,7 +82,7 @@ class AudioVisual(Pretext):
         "the pairs of the paper alone",
     )
     test_crops: Literal[1] = Field(1, description="the middle of a picture is what is tested")
-    weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
+    weights: Place | None = Field(None, description="file of backbone weights; nothing is fetched")
     fits: Literal["single_frame", "cnn_rnn", "multi_stream"] = Field(
         "single_frame", description="the classifier that the backbone is meant for"
     )

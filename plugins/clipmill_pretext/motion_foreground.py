@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from clipmill.plugin import Catalog, Decoded, Info, Meter, Sample, Takes, View
+from clipmill.plugin import Catalog, Decoded, Info, Meter, Place, Sample, Takes, View
 from clipmill.video import VOID
 from clipmill_pretext.foreground_meter import ForegroundMeter, best_simple, counted
 from clipmill_pretext.health import told
@@ -51,7 +51,7 @@ class MotionForeground(Pretext):
         description="what a test compares with: the motion, or a record's own masks where it has some",
     )
     test_crops: Literal[1] = Field(1, description="masks are told of the middle of a frame")
-    weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
+    weights: Place | None = Field(None, description="file of backbone weights; nothing is fetched")
 
     def downstream(self) -> tuple[str, dict[str, Any]]:
         """One frame, encoded alike."""

@@ -19,6 +19,7 @@ from clipmill.plugin import (
     Draw,
     Info,
     Meter,
+    Place,
     Sample,
     Stage,
     Takes,
@@ -72,7 +73,7 @@ class OddOneOut(Pretext):
         128, ge=1, description="features of the layer over them, whatever the width"
     )
     dropout: float = Field(0.5, ge=0, lt=1, description="before the last layer")
-    weights: str | None = Field(
+    weights: Place | None = Field(
         None, description="file of 2D weights, spread over the frames; nothing is fetched"
     )
     test_clips: int = Field(

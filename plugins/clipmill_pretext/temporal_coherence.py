@@ -20,6 +20,7 @@ from clipmill.plugin import (
     Draw,
     Info,
     Meter,
+    Place,
     Sample,
     Stage,
     Takes,
@@ -80,7 +81,7 @@ class TemporalCoherence(Pretext):
     margin: float = Field(1.0, gt=0, description="of the slow loss, in Euclidean distance")
     temperature: float = Field(0.1, gt=0, description="of the contrastive loss")
     test_crops: Literal[1] = Field(1, description="the middle of a frame is what is tested")
-    weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
+    weights: Place | None = Field(None, description="file of backbone weights; nothing is fetched")
     fits: Literal["single_frame", "cnn_rnn"] = Field(
         "single_frame", description="the classifier that the backbone is meant for"
     )

@@ -23,6 +23,7 @@ from clipmill.plugin import (
     Decoded,
     Draw,
     Info,
+    Place,
     Sample,
     Stage,
     Takes,
@@ -81,7 +82,7 @@ class TemporalOrder(Pretext):
     )
     hidden: int = Field(512, ge=1, description="features of each pair, whatever the width")
     dropout: float = Field(0.5, ge=0, lt=1, description="before the last layer")
-    weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
+    weights: Place | None = Field(None, description="file of backbone weights; nothing is fetched")
     test_clips: int = Field(
         6, ge=1, description="questions about a video at test, each kind in turn"
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from clipmill.plugin import Place
 from clipmill_segment.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class FCN(Segmenter):
         description="channels of the two last layers, 7 x 7 and 1 x 1; 0 leaves them out",
     )
     dropout: float = Field(0.5, ge=0, lt=1, description="after each of them")
-    weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
+    weights: Place | None = Field(None, description="file of backbone weights; nothing is fetched")
 
     def network(self, classes: int, *, restored: bool) -> "torch.nn.Module":
         """Make the backbone, and the scores of its maps."""

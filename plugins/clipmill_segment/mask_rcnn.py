@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from clipmill.plugin import Meter, Takes
+from clipmill.plugin import Meter, Place, Takes
 from clipmill.takes import Stream
 from clipmill.video import VOID
 from clipmill_segment.masked import Masked
@@ -38,7 +38,7 @@ class MaskRCNN(Masked):
     backbone: str = Field(
         "resnet50", description="any convolutional network of torchvision with stages"
     )
-    weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
+    weights: Place | None = Field(None, description="file of backbone weights; nothing is fetched")
     size: int = Field(512, ge=LEAST_SIDE, description="height and width of the frames, in pixels")
     resize: int = Field(576, ge=LEAST_SIDE, description="short side before the crop, in pixels")
     pooling: Literal["align", "pool"] = Field(

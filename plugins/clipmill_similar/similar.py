@@ -22,6 +22,7 @@ from clipmill.plugin import (
     Info,
     Learnt,
     Meter,
+    Place,
     Plugin,
     Sample,
     Stage,
@@ -78,7 +79,7 @@ class Similar(Plugin):
     identities: By = Field("identity", description="the column that tells who a record shows")
     same: float = Field(0.5, gt=0, lt=1, description="share of pairs of one identity in training")
     alike: float = Field(0.5, ge=0, le=1, description="of the others: share of one label")
-    weights: str | None = Field(None, description="file of backbone weights; nothing is fetched")
+    weights: Place | None = Field(None, description="file of backbone weights; nothing is fetched")
     test_clips: int = Field(
         2, ge=1, description="pairs of one identity that a video leads at test, and as many of two"
     )
