@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tiny
 from clipmill import api
 from clipmill.errors import ClipmillError, RecipeError, RunError, StorageError, UsageError
 from clipmill.jobs import follow, head, order, wheels
@@ -139,6 +140,44 @@ def test_the_script_runs_the_command_with_its_words_and_files(
     assert made.shown.startswith("clipmill inspect ")
 
 
+def test_a_command_does_not_begin_in_the_folder_that_was_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "gone on the head"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    made = order.order(["plugins", "list", "--json"], {}, str(tmp_path), python=sys.executable)
+    monkeypatch.chdir(tmp_path)
+    here.rmdir()
+    folder = made.runtime_env["working_dir"]
+    ran = subprocess.run(made.entrypoint, shell=True, cwd=folder, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert f"the head has no folder {here}, where relative paths would begin; w" in ran.stderr
+    assert ran.stderr.count("\n") == 1 and "or name it in --folder" in ran.stderr
+
+
+@pytest.mark.parametrize(("begins_at", "code"), [(None, 0), ("/", 0), ("/no/such/place", 2)])
+def test_relative_paths_begin_where_it_is_told(
+    begins_at: str | None, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_, words = tmp_path / "given", ["plugins", "list", "--json"]
+    given_.mkdir()
+    monkeypatch.chdir(given_)
+    made = order.order(words, {}, str(tmp_path), python=sys.executable, begins_at=begins_at)
+    monkeypatch.chdir(tmp_path)
+    given_.rmdir()
+    folder = made.runtime_env["working_dir"]
+    ran = subprocess.run(made.entrypoint, shell=True, cwd=folder, capture_output=True, text=True)
+    assert ran.returncode == code, ran.stderr
+
+
+def test_where_paths_begin_is_told_as_one_that_all_nodes_have(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--folder runs; wanted an absolute path"):
+        order.order(["runs"], {}, str(tmp_path), begins_at="runs")
+    with pytest.raises(UsageError, match=r"a folder /a for a recipe; .*set run\.folder"):
+        api.submit(tiny.recipe_of(), folder="/a")
+
+
 def test_the_script_tells_that_no_python_will_do(tmp_path: Path) -> None:
     files = {"a b.yaml": b"x: 1\n"}
     made = order.order(["train", "a b.yaml"], files, str(tmp_path), python="/no/python")
@@ -156,10 +195,26 @@ def test_variables_are_those_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path
     made = order.order(["runs"], {}, str(tmp_path), env=["MY_KEY", "B=1=2"])
     given_ = {k: v for k, v in made.runtime_env["env_vars"].items() if not k.startswith("RAY_")}
     assert given_ == {"MLFLOW_TRACKING_URI": "http://m", "MY_KEY": "k", "B": "1=2"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs/m.db")  # relative, as it begins here
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "again").mkdir()
+    again = order.order(["runs"], {}, str(tmp_path / "again")).runtime_env["env_vars"]
+    assert again["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/runs/m.db"
     for bad, told in (("NOT_SET_HERE", "that is set here"), ("a b=1", "NAME, or NAME=VALUE")):
         (tmp_path / bad).mkdir()
         with pytest.raises(UsageError, match=told):
             order.order(["runs"], {}, str(tmp_path / bad), env=[bad])
+
+
+@pytest.mark.parametrize("verb", ["ingest", "evaluate"])
+def test_a_verb_asked_for_as_an_option_is_told_how(verb: str) -> None:
+    words = ["submit", "--address", "http://a:1", f"--{verb}", "x", "--out", "y"]
+    command = [sys.executable, "-c", "from clipmill.cli import main; main()", *words]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == (
+        f"clipmill: submit --{verb}; wanted the verb after --: submit -- {verb} ...\n"
+    )
 
 
 # --- the head

@@ -98,12 +98,19 @@ def test_a_recipe_is_trained_there_as_it_is_here(
     assert (failed["status"], failed["exit_code"]) == ("FAILED", 1)
     assert "clipmill: no run 'no-such-run'" in "".join(printed)
 
+    nowhere = api.submit(
+        command=["train", "c3d"], address=head, folder="/no/such/place", write=printed.append
+    )
+    assert (nowhere["status"], nowhere["exit_code"]) == ("FAILED", 2)
+    assert "the head has no folder /no/such/place" in "".join(printed)
+
     words = ["submit", "--address", head, "--", "evaluate", "no-such-run"]
     shell = subprocess.run([*CLI, *words], capture_output=True, text=True)
     assert shell.returncode == 1 and "clipmill: no run 'no-such-run'" in shell.stderr
 
     listed = api.jobs_list(address=head)["jobs"]
-    assert [row["job"] for row in listed[1:]] == [each["job"] for each in (failed, ran, told)]
+    before = [each["job"] for each in (nowhere, failed, ran, told)]
+    assert [row["job"] for row in listed[1:]] == before
     assert api.jobs_wait(failed["job"], address=head)["exit_code"] == 1
     again = list[str]()
     api.jobs_logs(told["job"], address=head, write=again.append)

@@ -21,22 +21,29 @@ def submit(
     env: Sequence[str] = (),
     packages: Sequence[str] = (),
     python: str | None = None,
+    folder: str | None = None,
     write: Write | None = None,
     for_programs: bool = False,
 ) -> dict[str, Any]:
     """Train a recipe on a Ray cluster, or run any `command` (words without `clipmill`) there.
 
-    The platform and all installed plugins are shipped as wheels. `write` hears what is printed;
+    The platform and all installed plugins are shipped as wheels. Relative paths of a command begin
+    at `folder` there, or at the folder here, which the head must have. `write` hears what is printed;
     without `follow` it is not waited for. `for_programs` asks for the verb's own `result`.
     """
     from clipmill import jobs
 
     if (source is None) == (not command):
         raise UsageError("a recipe and a command, or neither", "one of them")
+    if folder is not None and not command:
+        raise UsageError(
+            f"a folder {folder} for a recipe", "its paths to begin here", "set run.folder"
+        )
     words, name, files = _command(command) if command else _training(source, overrides)
     if for_programs and "--json" not in words:
         words.append("--json")
-    order = jobs.Order(words, name, files, env, packages, python)
+    begins_at = (folder or "") if command else None
+    order = jobs.Order(words, name, files, env, packages, python, begins_at)
     return jobs.submit(order, address, follow=follow, write=write)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from clipmill.cli import screen
 from clipmill.errors import ClipmillError
@@ -38,7 +39,9 @@ Address = Annotated[
 ]
 
 
-def verb(group: typer.Typer, name: str, show: Show = screen.pairs) -> Callable[..., Any]:
+def verb(
+    group: typer.Typer, name: str, show: Show = screen.pairs, cls: type[TyperCommand] | None = None
+) -> Callable[..., Any]:
     """Make a function a verb: `--json`, one line for an error, exit codes, clean Ctrl-C."""
 
     def made(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
@@ -52,7 +55,7 @@ def verb(group: typer.Typer, name: str, show: Show = screen.pairs) -> Callable[.
         )
         run.__signature__ = old.replace(parameters=[*old.parameters.values(), extra])  # type: ignore[attr-defined]
         run.__annotations__ = {**function.__annotations__, "as_json": Json}
-        return group.command(name)(run)
+        return group.command(name, cls=cls)(run)
 
     return made
 

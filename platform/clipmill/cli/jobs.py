@@ -5,10 +5,12 @@ import time
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from clipmill.amounts import duration
 from clipmill.cli import screen
 from clipmill.cli.app import app, on_screen, verb
+from clipmill.errors import UsageError
 
 jobs = typer.Typer(
     help="Jobs on a Ray cluster.",
@@ -34,7 +36,24 @@ def _to_output(text: str) -> None:
     print(text, end="", flush=True, file=sys.stderr if on_screen.for_programs else sys.stdout)
 
 
-@verb(app, "submit")
+class _Submit(TyperCommand):
+    """Tells who asks for a verb as for an option how it is asked for."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        own = args[: args.index("--")] if "--" in args else args
+        for word in own:
+            if word.startswith("--") and word[2:] in _verbs():
+                told = UsageError(f"submit {word}", f"the verb after --: submit -- {word[2:]} ...")
+                screen.error(str(told))
+                raise typer.Exit(told.exit_code)
+        return super().parse_args(ctx, args)
+
+
+def _verbs() -> set[str]:
+    return set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@verb(app, "submit", cls=_Submit)
 def submit(
     words: Annotated[
         list[str],
@@ -54,20 +73,28 @@ def submit(
         typer.Option(help="A package of this machine to ship beside platform and plugins."),
     ] = None,
     python: Annotated[str | None, typer.Option(help="Python on the head.")] = None,
+    folder: Annotated[
+        str | None, typer.Option(help="Where a verb's relative paths begin there; else here.")
+    ] = None,
 ) -> dict[str, Any]:
     """Train a recipe on a Ray cluster, or run any verb there, and follow what it prints.
+
+    \b
+    clipmill submit c3d train.workers=8 --address http://HEAD:8265
+    clipmill submit -- ingest s3://bucket/videos --out s3://bucket/data
+    clipmill submit --detach -- evaluate NAME@champion s3://bucket/data
+    clipmill submit --folder /shared -- sweep c3d 'train.seed=[1,2]'
 
     Ships the recipe, the platform and all plugins; paths are those of the cluster, such as a
     mount that all share, or s3://. Ctrl-C leaves the job alone. Ends with the exit code of the verb.
     """
     from clipmill import api
 
-    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    is_verb = words[0] in verbs
+    is_verb = words[0] in _verbs()
     return api.submit(
         None if is_verb else words[0], () if is_verb else words[1:],
         command=words if is_verb else (), address=address, follow=not detach, env=env or (),
-        packages=package or (), python=python, write=_to_errors,
+        packages=package or (), python=python, folder=folder, write=_to_errors,
         # What a program asked for is asked of the verb, too.
         for_programs=on_screen.for_programs,
     )  # fmt: skip

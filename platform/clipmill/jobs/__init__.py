@@ -32,6 +32,7 @@ class Order:
     env: Sequence[str] = ()  # NAME of a variable here, or NAME=VALUE
     packages: Sequence[str] = ()  # beside the platform and all plugins
     python: str | None = None  # on the head; else one that has Ray is looked for
+    begins_at: str | None = ""  # where relative paths begin, else here; None where it has none
 
 
 def submit(
@@ -40,7 +41,10 @@ def submit(
     """Run a command on a cluster, and tell what became of it; `write` hears its output."""
     with head.at(address) as there, tempfile.TemporaryDirectory(prefix="clipmill-job-") as folder:
         shipped = wheels.make(folder, given.packages)
-        asked = order.order(given.words, given.files, folder, python=given.python, env=given.env)
+        asked = order.order(
+            given.words, given.files, folder,
+            python=given.python, env=given.env, begins_at=given.begins_at,
+        )  # fmt: skip
         wheels.unpack(shipped, asked.folder)
         job = f"{_id(given)}-{secrets.token_hex(3)}"
         there.client.submit_job(

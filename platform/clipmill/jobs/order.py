@@ -1,7 +1,8 @@
 """A command as Ray Jobs takes it: a folder with the files it needs, a script, an environment.
 
-The script looks for a Python that has Ray, goes where the command was given if there is such a
-folder, and becomes the command itself, so that a signal reaches that and nothing between.
+The script looks for a Python that has Ray, goes where the command was given, and becomes the
+command itself, so that a signal reaches that and nothing between. What a job is shipped with lies in
+a folder that Ray throws away later: nothing may begin there that a command writes.
 """
 
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clipmill.errors import UsageError
+from clipmill.recipe import anchored_store
 
 STOP_SECONDS = 120  # for a command that is told to stop: a run's step and commit
 SETUP_SECONDS = 600
@@ -22,8 +24,7 @@ RUN = "run.sh"
 MAIN = "from clipmill.cli import main; main()"
 SCRIPT = """\
 here=$PWD
-cd {cwd} 2>/dev/null ||
-  echo {no_folder} >&2
+cd {cwd} 2>/dev/null || {otherwise}
 for python in {pythons}; do
   if "$python" -c 'import ray, clipmill' 2>/dev/null; then
     exec "$python" -c {main} {words}
@@ -51,8 +52,12 @@ def order(
     *,
     python: str | None = None,
     env: Sequence[str] = (),
+    begins_at: str | None = "",
 ) -> Asked:
-    """Write what a command needs into a folder to be shipped, and tell Ray how to run it."""
+    """Write what a command needs into a folder to be shipped, and tell Ray how to run it.
+
+    Its relative paths begin at `begins_at`, or here; None is for one that has none.
+    """
     home = Path(folder, "job")
     home.mkdir()
     placed = {}
@@ -60,7 +65,7 @@ def order(
         inner = f"{number}-{re.sub(r'[^A-Za-z0-9_.-]', '-', os.path.basename(name))}"
         (home / inner).write_bytes(data)
         placed[name] = f'"$here"/{inner}'
-    (home / RUN).write_text(_script(words, placed, python))
+    (home / RUN).write_text(_script(words, placed, python, begins_at))
     variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **_variables(env)}
     runtime_env = {
         "working_dir": str(home),
@@ -70,17 +75,24 @@ def order(
     return Asked(f"exec sh {RUN}", str(home), runtime_env, shlex.join(["clipmill", *words]))
 
 
-def _script(words: Sequence[str], placed: Mapping[str, str], python: str | None) -> str:
-    cwd = os.getcwd()
+def _script(
+    words: Sequence[str], placed: Mapping[str, str], python: str | None, begins_at: str | None
+) -> str:
+    cwd = begins_at or os.getcwd()
+    if not os.path.isabs(cwd):
+        raise UsageError(f"--folder {cwd}", "an absolute path, which all nodes have")
     pythons = [python] if python else [sys.executable, "python", "python3"]
-    no_folder = f"clipmill: the head has no {cwd}: relative paths are those of the job's own folder"
+    no_folder = (
+        f"clipmill: the head has no folder {cwd}, where relative paths would begin; wanted one that"
+        " all nodes share; submit from there, or name it in --folder"
+    )
     no_python = (
         f"clipmill: none of {', '.join(pythons)} on the head has Ray and what clipmill needs;"
         " wanted one that has; name it in --python"
     )
     return SCRIPT.format(
         cwd=shlex.quote(cwd),
-        no_folder=shlex.quote(no_folder),
+        otherwise=":" if begins_at is None else _refusal(no_folder),
         pythons=shlex.join(pythons),
         main=shlex.quote(MAIN),
         words=" ".join(placed.get(word) or shlex.quote(word) for word in words),
@@ -88,8 +100,12 @@ def _script(words: Sequence[str], placed: Mapping[str, str], python: str | None)
     )
 
 
+def _refusal(told: str) -> str:
+    return f"{{ echo {shlex.quote(told)} >&2; exit {UsageError.exit_code}; }}"
+
+
 def _variables(env: Sequence[str]) -> dict[str, str]:
-    found = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    found = {name: anchored_store(os.environ[name]) for name in PASSED_ON if name in os.environ}
     for told in env:
         name, given, value = told.partition("=")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
