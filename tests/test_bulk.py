@@ -1,5 +1,6 @@
 """A model asked about a whole dataset: every record once, through stops and kills, as in evaluation."""
 
+import copy
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,10 @@ from clipmill import api, bulk, catalog, evaluate, feed, infer
 from clipmill import plan as plans
 from clipmill import recipe as recipes
 from clipmill.bulk import near, pool
-from clipmill.bulk.parts import Cut, Parts, cut
+from clipmill.bulk.parts import Parts, bytes_of, cut, filled
 from clipmill.errors import DataError, UsageError
 from clipmill.evaluate.pieces import pieces
+from clipmill.evaluate.work import Answered
 from clipmill.features.rows import described
 from clipmill.infer import Model
 from test_evaluate import copied, wiped
@@ -156,6 +159,22 @@ def test_the_verb_asks_about_a_split_and_some_records(
     alike(rows(told["out"]), rows(again["out"]))
 
 
+def test_a_cluster_that_is_named_is_used_however_little_there_is_to_do(
+    model: Model, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(name: str, **options: Any) -> dict[str, Any]:
+        return bulk.run(model, dataset, str(tmp_path / name), split="test", **options)
+
+    assert made("here.parquet")["workers"] == 0
+    assert made("there.parquet", address="auto")["workers"] > 0
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert made("named.parquet")["workers"] > 0
+    assert made("asked.parquet", workers=0)["workers"] == 0
+    alike(rows(tmp_path / "there.parquet"), rows(tmp_path / "here.parquet"))
+    with pytest.raises(UsageError, match="0 workers, and the cluster at auto; wanted workers"):
+        made("both.parquet", workers=0, address="auto")
+
+
 # --- broken off
 
 
@@ -187,6 +206,76 @@ def test_what_was_stopped_goes_on_from_its_parts(
     assert 0 < made["resumed_records"] < RECORDS
     assert before.items() <= kept.items()  # none of them was written again
     alike(rows(out), rows(asked["out"]))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_large_answers_make_small_parts_and_the_same_table(
+    model: Model, dataset: str, asked: dict[str, Any], tmp_path: Path, workers: int
+) -> None:
+    out, most = str(tmp_path / "a.parquet"), list[int]()
+
+    def look(_: str, done: int, total: int, figures: Any) -> None:
+        if done < total:
+            most.append(len(parts_of(out)))
+
+    bulk.run(model, dataset, out, workers=workers, part_bytes=1, progress=look)
+    assert max(most) >= len(pieces(plans.of_all(model.recipe, catalog.load(dataset)).epoch(0).record[:, 0])) - 1  # fmt: skip
+    alike(rows(out), rows(asked["out"]))
+
+
+def test_what_was_begun_goes_on_in_parts_of_another_size(
+    model: Model, dataset: str, asked: dict[str, Any], tmp_path: Path
+) -> None:
+    out = str(tmp_path / "a.parquet")
+
+    def stop(_: str, done: int, total: int, figures: Any) -> None:
+        if done > 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bulk.run(model, dataset, out, workers=0, part_bytes=1, progress=stop)
+    made = bulk.run(model, dataset, out, workers=0)
+    assert 0 < made["resumed_records"] < RECORDS
+    alike(rows(out), rows(asked["out"]))
+
+
+@pytest.mark.parametrize("what", ["plan_digest", "classes", "weights_sha256", "protocol"])
+def test_another_model_does_not_go_on_with_what_was_begun(
+    what: str, model: Model, dataset: str, asked: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = model.recipe.plain()
+
+    def with_fields(**fields: Any) -> Model:
+        own = recipes.parse({**plain, "model": {**plain["model"], **fields}})
+        return replace(model, recipe=own)
+
+    def with_weights() -> Model:
+        made = copy.deepcopy(model)
+        with torch.no_grad():
+            next(made.module.parameters()).add_(1)
+        return made
+
+    several = {"labels": "several"}
+    first = with_fields(**several) if what == "plan_digest" else model
+    others = {
+        "plan_digest": lambda: with_fields(**several, threshold=0.25),
+        "classes": lambda: replace(model, classes=model.classes[::-1]),
+        "weights_sha256": with_weights,
+        "protocol": lambda: with_fields(test_clips=1),
+    }
+
+    def stop(_: str, done: int, total: int, figures: Any) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    out = str(tmp_path / "a.parquet")
+    with pytest.raises(KeyboardInterrupt):
+        bulk.run(first, dataset, out, workers=0, part_frames=PART, progress=stop)
+    with pytest.raises(DataError, match=f"beginning of a table of another .*{what}"):
+        bulk.run(others[what](), dataset, out, workers=0, part_frames=PART)
+    bulk.run(first, dataset, out, workers=0, part_frames=PART)
+    with pytest.raises(DataError, match=f"is there, of another .*{what}"):
+        bulk.run(others[what](), dataset, out, workers=0, part_frames=PART)
 
 
 KILLED = """
@@ -260,6 +349,7 @@ def test_where_nothing_decodes_the_table_tells_why(
         ({"out": "a.parquet", "files": ["a", "b"]}, "2 names beside --out; wanted one dataset"),
         ({"files": ["."]}, "is a folder; wanted videos, or a dataset with --out"),
         ({"split": "test"}, "--split test; wanted a dataset with --out"),
+        ({"address": "auto"}, "--address auto; wanted a dataset with --out"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(
@@ -335,8 +425,47 @@ def test_a_row_without_an_embedding_has_no_neighbours() -> None:
     })  # fmt: skip
     made = near.found([table], 5)
     assert made.same_class == 0.0
-    first, none, last = made.column.to_pylist()
+    first, none, last = made.column(0, 3).to_pylist()
     assert none is None and [each["key"] for each in (*first, *last)] == ["c", "a"]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 6), st.integers(0, 99))
+def test_neighbours_are_the_same_however_the_table_is_cut(
+    sizes: list[int], count: int, seed: int
+) -> None:
+    rng, total = np.random.default_rng(seed), sum(sizes) + 2
+    there = np.append(rng.random(total - 2) < 0.7, [True, True])
+    x_ND = rng.normal(size=(total, 3)).astype(np.float32)
+    kinds = [None if kind == 2 else "ab"[kind] for kind in rng.integers(0, 3, total).tolist()]
+    table = pa.table({
+        "key": [f"{at:x}" for at in range(total)], "target": pa.array(kinds, pa.string()),
+        "answered": there,
+        "embedding": pa.array([x if its else None for x, its in zip(x_ND, there, strict=True)]),
+    })  # fmt: skip
+    edges = [0, *np.cumsum(sizes).tolist(), total]
+    parts = [table.slice(low, high - low) for low, high in pairwise(edges)]
+    made = near.found(parts, count)
+    told = [row for low, high in pairwise(edges) for row in made.column(low, high).to_pylist()]
+    places = np.flatnonzero(there)
+    closest, cosine = near.nearest(near.unit(x_ND[there]), count)
+    wanted: list[Any] = [None] * total
+    same = list[bool]()
+    for row, others, values in zip(places, closest.tolist(), cosine.tolist(), strict=True):
+        pairs = [(places[other], value) for other, value in zip(others, values, strict=True)]
+        wanted[row] = [{"key": f"{at:x}", "cosine": value} for at, value in pairs]
+        same += [kinds[at] == kinds[row] for at, _ in pairs if kinds[row] is not None]
+    assert told == wanted
+    assert made.same_class == (pytest.approx(np.mean(same)) if same else None)
+
+
+@pytest.mark.parametrize("cuts", [[0, 2], [0, 1, 2]])
+def test_embeddings_of_different_lengths_have_no_neighbours(cuts: list[int]) -> None:
+    table = pa.table({
+        "key": ["a", "b"], "target": ["x", "x"], "answered": [True, True],
+        "embedding": [[1.0, 0.0], [1.0]],
+    })  # fmt: skip
+    with pytest.raises(DataError, match="embeddings of .*1.*; wanted all of the same length"):
+        near.found([table.slice(low, high - low) for low, high in pairwise(cuts)], 1)
 
 
 # --- plans
@@ -361,10 +490,31 @@ def test_parts_hold_all_pieces_in_order(count: int, frames: int) -> None:
     assert [piece for part in made.pieces for piece in part] == whole
     assert sum(made.records) == count and sum(made.frames) == len(plan.epoch(0))
     assert json.loads(json.dumps(made.records)) == made.records
+    left = whole[::2]
+    again = cut(plan, left, frames)
+    assert [piece for part in again.pieces for piece in part] == left
+    for part in again.pieces:
+        assert all(one.stop == two.start for one, two in pairwise(part))
 
 
 def test_parts_lie_beside_their_table_whatever_its_store() -> None:
-    none = Cut([], [], [])
-    assert Parts("/data/a.parquet", none, {}).folder == "/data/a.parquet.parts"
+    assert Parts("/data/a.parquet", [], {}).folder == "/data/a.parquet.parts"
     where = "?region=eu-west-1"
-    assert Parts(f"s3://b/a.parquet{where}", none, {}).folder == f"s3://b/a.parquet.parts{where}"
+    assert Parts(f"s3://b/a.parquet{where}", [], {}).folder == f"s3://b/a.parquet.parts{where}"
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.integers(1, 120))
+def test_a_part_ends_where_its_answers_are_large(sizes: list[int], most: int) -> None:
+    each = [Answered(range(at, at + 1), [(at, {"mask": np.zeros(size, np.uint8)})], [])
+            for at, size in enumerate(sizes)]  # fmt: skip
+    made = list(filled(each, most, {len(sizes) // 2}))
+    assert [piece for part in made for piece in part] == each
+    assert all(part[-1].piece.stop >= len(sizes) // 2 for part in made[-1:])
+    for part in made:
+        assert bytes_of([piece.answers for piece in part[:-1]]) < most
+        assert not any(piece.piece.stop == len(sizes) // 2 for piece in part[:-1])
+
+
+def test_what_takes_how_much() -> None:
+    assert bytes_of({"mask": np.zeros((4, 4), np.float32), "frame": 3, "label": "left"}) == 76
+    assert bytes_of([{"box": [0.0] * 4}, np.array([{"a": "bc"}, 2], object)]) == 42

@@ -57,7 +57,12 @@ def starts_one(address: str | None = None) -> bool:
     """Tell whether a session would start a local Ray: none is up, and none is named."""
     ray = sys.modules.get("ray")  # one that is not even loaded is not up
     is_up = ray is not None and ray.is_initialized()
-    return not is_up and _chosen(address) == "local"
+    return not is_up and not is_named(address)
+
+
+def is_named(address: str | None = None) -> bool:
+    """Tell whether a cluster is named, at the address or by the environment."""
+    return _chosen(address) != "local"
 
 
 def _chosen(address: str | None) -> str:

@@ -129,7 +129,8 @@ def predict(
         (data,) = _one_dataset(files)
         asked: dict[str, Any] = {"split": split, "where": where, "workers": workers}
         return _in_bulk(version, data, out, "answers", asked, address, folder, tracking, progress)
-    _check_files(files, {"--split": split, "--where": where, "--workers": workers})
+    of_datasets = {"--split": split, "--where": where, "--workers": workers, "--address": address}
+    _check_files(files, of_datasets)
     model, told = model_of(version, folder, tracking)
     videos, faults = [], []
     for file in files:
@@ -197,7 +198,7 @@ def _check_files(names: Sequence[str], of_datasets: Mapping[str, Any]) -> None:
 
     for option, value in of_datasets.items():
         if value is not None:
-            raise UsageError(f"{option} {value}", "a dataset with --out", "videos have no splits")
+            raise UsageError(f"{option} {value}", "a dataset with --out", "leave it out")
     for name in names:
         if storage.is_folder(name):
             raise UsageError(

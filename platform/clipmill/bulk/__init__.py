@@ -12,12 +12,14 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from clipmill import catalog as catalogs
 from clipmill import checkpoint, cluster, infer, storage
 from clipmill import plan as plans
 from clipmill.bulk import near, pool, rows
 from clipmill.bulk.asking import Asked, asked_of
-from clipmill.bulk.parts import Parts, cut
+from clipmill.bulk.parts import MOST_BYTES, Parts, cut, filled
 from clipmill.errors import DataError, UsageError
 from clipmill.evaluate.pieces import pieces
 from clipmill.evaluate.work import Answered, answered
@@ -44,43 +46,49 @@ def run(
     workers: int | None = None,
     address: str | None = None,
     part_frames: int | None = None,
+    part_bytes: int = MOST_BYTES,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Ask a model about every record of a dataset, and tell what came of it.
 
     `workers` are actors on Ray with a model each; 0 answers in this process, None takes what the
-    machine or the cluster has, or this process where there is little to do.
+    machine or the cluster has, or this process where there is little to do and no cluster is named.
     """
+    if workers == 0 and address:
+        raise UsageError(
+            f"0 workers, and the cluster at {address}", "workers there, or none and no cluster"
+        )
     began, out = time.monotonic(), storage.absolute(out)
     if not storage.name_of(out).endswith(SUFFIX):
         raise UsageError(f"the table {out}", f"a file that ends in {SUFFIX}", "name it in --out")
     catalog = catalogs.load(data).part(split=split, where=where)
     plan = plans.of_all(model.recipe, catalog)
     told = _decisive(model, plan, asked, neighbours)
-    whole = pieces(plan.epoch(0).record[:, 0])
-    with Parts(out, cut(plan, whole, part_frames), told) as parts:
+    with Parts(out, pieces(plan.epoch(0).record[:, 0]), told) as parts:
         if parts.is_joined:
             counts = parts.counts()
             return {**_told(model, out, counts, asked, began), "nothing_to_do": True}
-        job = _Job(model, plan, asked, parts, progress)
-        job.run(_workers(parts, workers), address)
+        job = _Job(model, plan, asked, parts, part_frames, part_bytes, progress)
+        job.run(workers, address)
         found = near.found(parts.tables(), neighbours, progress) if neighbours else None
-        parts.join({**told, "classes": list(model.classes)}, found.column if found else None)
+        parts.join(told, found.column if found else None)
         counts = parts.counts()
     share = (
         {} if found is None or found.same_class is None else {"same_class_share": found.same_class}
     )
     resumed = {"resumed_records": job.before} if job.before else {}
-    return {**_told(model, out, counts, asked, began), **resumed, **share, "nothing_to_do": False}
+    made = {**_told(model, out, counts, asked, began), **resumed, **share}
+    return {**made, "workers": job.workers, "nothing_to_do": False}
 
 
 def _decisive(model: Model, plan: Plan, asked: Asked, neighbours: int) -> dict[str, Any]:
-    """What decides the rows of the table."""
+    """What decides the rows of the table; the fields of the plugin are in the plan's digest."""
     return {
         "asked": asked,
         "neighbours": neighbours,
         "plugin": model.recipe.model.plugin,
         "weights_sha256": checkpoint.weights_sha256(model.module.state_dict()),
+        "classes": list(model.classes),
         "protocol": infer.protocol(model.recipe),
         "data_digest": plan.catalog.digest,
         "plan_digest": plan.digest,
@@ -106,14 +114,6 @@ def _told(
     }
 
 
-def _workers(parts: Parts, asked: int | None) -> int:
-    """How many actors: as asked, or -1 for as many as there is room for; 0 is this process."""
-    if asked is not None:
-        return asked
-    left = sum(parts.frames[number] for number in parts.todo)
-    return 0 if left < SMALL_FRAMES else -1
-
-
 @dataclass
 class _Job:
     """A table on its way."""
@@ -122,45 +122,55 @@ class _Job:
     plan: Plan
     asked: Asked
     parts: Parts
+    part_frames: int | None
+    part_bytes: int
     progress: Progress | None
 
     def __post_init__(self) -> None:
-        self.before = self.done = sum(self.parts.records[number] for number in self.parts.done)
-        self.bad, self.began = 0, time.monotonic()
+        self.todo = cut(self.plan, self.parts.todo, self.part_frames)
+        self.total = len(np.unique(self.plan.epoch(0).record[:, 0]))
+        self.before = self.done = self.total - sum(self.todo.records)
+        self.workers, self.bad, self.began = 0, 0, time.monotonic()
         self.unfit = rows.unfit(self.plan)
 
-    def run(self, workers: int, address: str | None) -> None:
+    def run(self, workers: int | None, address: str | None) -> None:
         """Write the parts that are missing."""
-        if not self.parts.todo:
+        parts = self.todo.pieces
+        if not parts:
             return
+        is_here = workers == 0 or (workers is None and self._is_small(address))
         with contextlib.ExitStack() as stack:
-            if workers:
+            if not is_here:
                 stack.enter_context(cluster.session(address))
-                workers = workers if workers > 0 else room(self.model)
+                self.workers = min(workers or room(self.model), len(parts))
             self._tell()
-            made = self._by_actors(workers) if workers else self._here()
+            made = self._here() if is_here else self._by_actors()
             stack.enter_context(contextlib.closing(made))  # nothing is left running by an error
-            for number, pieces_ in made:
-                self._write(number, pieces_)
+            for answers in made:
+                self._write(answers)
 
-    def _by_actors(self, workers: int) -> Generator[tuple[int, list[Answered]]]:
-        todo = {number: self.parts.pieces[number] for number in self.parts.todo}
-        return pool.answered(self.model, self.plan, self.asked, todo, workers)
+    def _is_small(self, address: str | None) -> bool:
+        """Whether Ray is not worth its start; who names a cluster wants that to be used."""
+        return not cluster.is_named(address) and sum(self.todo.frames) < SMALL_FRAMES
 
-    def _here(self) -> Generator[tuple[int, list[Answered]]]:
+    def _by_actors(self) -> Generator[list[Answered]]:
+        return pool.answered(
+            self.model, self.plan, self.asked, self.todo.pieces, self.workers, self.part_bytes
+        )
+
+    def _here(self) -> Generator[list[Answered]]:
         """All in one stream, so that no part waits for the feed to begin again."""
-        todo = self.parts.todo
-        flat = [piece for number in todo for piece in self.parts.pieces[number]]
+        flat = [piece for part in self.todo.pieces for piece in part]
+        ends = {part[-1].stop for part in self.todo.pieces}
         question = asked_of(self.model, self.asked)
         with contextlib.closing(
             answered(self.model, self.plan, flat, "thread", question=question)
         ) as stream:
-            for number in todo:
-                yield number, [next(stream) for _ in self.parts.pieces[number]]
+            yield from filled(stream, self.part_bytes, ends)
 
-    def _write(self, number: int, pieces_: list[Answered]) -> None:
-        table = rows.table(self.model, self.plan, pieces_, self.unfit, self.asked)
-        self.parts.put(number, table)
+    def _write(self, answers: list[Answered]) -> None:
+        table = rows.table(self.model, self.plan, answers, self.unfit, self.asked)
+        self.parts.put(range(answers[0].piece.start, answers[-1].piece.stop), table)
         self.done += len(table)
         self.bad += rows.count(table)["bad"]
         self._tell()
@@ -168,7 +178,7 @@ class _Job:
     def _tell(self) -> None:
         if self.progress is None:
             return
-        total, made = sum(self.parts.records), self.done - self.before
+        total, made = self.total, self.done - self.before
         figures = {"bad": float(self.bad)}
         if made:
             rate = made / (time.monotonic() - self.began)

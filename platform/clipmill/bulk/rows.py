@@ -1,7 +1,9 @@
 """Answers as rows of a table: what each record is, what became of it, and what a model says of it.
 
 Classes are told as `label` and `probability`, or `labels`, or a `timeline`; arrays as lists of
-their numbers, with `NAME_shape` beside those of several dimensions. Knows no files.
+their numbers, with `NAME_shape` beside those of several dimensions; `things`, and whatever else is
+made of dictionaries, as lists of structs. What an answer calls as a column is called here is
+`answer_NAME`. Knows no files.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from clipmill.bulk.asking import Asked
+from clipmill.errors import PluginError
 from clipmill.evaluate.work import Answered
 from clipmill.infer import Model
 from clipmill.plan import Plan
@@ -44,7 +48,11 @@ TYPES = {
     "labels": pa.list_(pa.string()),
     "timeline": pa.list_(STRETCH),
     "probability": pa.float64(),
+    NEIGHBOURS: pa.list_(pa.struct([("key", pa.string()), ("cosine", pa.float32())])),
 }
+WORDED = {  # what of an answer is told in words
+    "probabilities", "presence", "threshold", "frame_probabilities", "frame_numbers", "things"
+}  # fmt: skip
 
 Row = dict[str, Any]
 
@@ -116,18 +124,22 @@ def _bad(part: Answered) -> dict[str, list[str]]:
 def _told(answer: Mapping[str, Any], model: Model, row: Row, asked: Asked) -> Row:
     if asked == "embeddings":
         return _plain("embedding", answer["embedding"])
-    plain = readable(answer, model.classes, Clock(row["fps"], row["frames"]))
+    worded = {name: value for name, value in answer.items() if name in WORDED}
+    plain = readable(worded, model.classes, Clock(row["fps"], row["frames"]))
     made: Row = {name: plain[name] for name in ("label", "labels", "timeline") if name in plain}
     if "label" in made:
         made["probability"] = plain["classes"][0]["probability"]
     for name, value in answer.items():
-        made |= _plain(name, value)
+        free = f"answer_{name}" if name in TYPES or name in SCHEMA.names else name
+        made |= _plain(free, plain["things"] if name == "things" else value)
     return made
 
 
 def _plain(name: str, value: Any) -> Row:
     """A number as it is, an array as its numbers and, where it has several dimensions, its shape."""
-    array = np.asarray(value)
+    array = _array(value)
+    if array is None:
+        return {name: _nested(value)}
     if array.ndim == 0:
         return {name: array.item()}
     if array.dtype == np.float64:
@@ -136,9 +148,37 @@ def _plain(name: str, value: Any) -> Row:
     return {name: array.ravel(), **shape}
 
 
+def _array(value: Any) -> NDArray[Any] | None:
+    """A value as an array of numbers or texts; None where it is none, or an empty list of who knows."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return None
+    is_untold = array.size == 0 and not isinstance(value, np.ndarray)
+    return None if is_untold or array.dtype.hasobject else array
+
+
+def _nested(value: Any) -> Any:
+    """Dictionaries and lists as Arrow reads them."""
+    if isinstance(value, Mapping):  # Parquet has no struct without fields
+        return {str(name): _nested(inner) for name, inner in value.items()} or None
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    return [_nested(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def _column(name: str, values: Sequence[Any]) -> pa.Array:
-    first = next(value for value in values if value is not None)
-    kind = TYPES.get(name)
-    if kind is None and isinstance(first, np.ndarray):
-        kind = pa.list_(pa.from_numpy_dtype(first.dtype))
-    return pa.array(values, kind)
+    try:
+        dtypes = {value.dtype for value in values if isinstance(value, np.ndarray)}
+        if name in TYPES or not dtypes:
+            return pa.array(values, TYPES.get(name))  # else Arrow finds the type that holds all
+        dtype = np.result_type(*dtypes)
+        given = [
+            value.astype(dtype) if isinstance(value, np.ndarray) else value for value in values
+        ]
+        return pa.array(given, pa.list_(pa.from_numpy_dtype(dtype)))
+    except (pa.ArrowException, TypeError) as error:
+        raise PluginError(
+            f"{name} of the answers fits in no column: {error}",
+            "of all videos a number, a text, an array, or dictionaries with the same kinds of values",
+        ) from error
