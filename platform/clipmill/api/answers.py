@@ -160,8 +160,8 @@ def embed(
 ) -> dict[str, Any]:
     """Write an embedding of every record of a dataset into a Parquet table.
 
-    With `neighbours` also so many records that are nearest to each. The same call goes on with a
-    table that was broken off.
+    With `neighbours` also so many records that are nearest to each: all pairs are compared, in
+    memory, for some 100,000 records. The same call goes on with a table that was broken off.
     """
     if neighbours < 0:
         raise UsageError(f"{neighbours} neighbours", "none, or some")

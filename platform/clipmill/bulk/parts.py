@@ -5,6 +5,7 @@ when its file is, which tells by its name what of the plan it holds. Knows neith
 is in a row.
 """
 
+import bisect
 import contextlib
 import hashlib
 import json
@@ -165,7 +166,7 @@ class Parts:
         """Write what was answered of a stretch of the plan."""
         with storage.writing(self._path(part)) as file:
             pq.write_table(table, file)
-        self.done = sorted([*self.done, part], key=lambda part: part.start)
+        bisect.insort(self.done, part, key=lambda part: part.start)
 
     def tables(self) -> Iterator[pa.Table]:
         """All parts, in the order of the plan."""

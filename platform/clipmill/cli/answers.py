@@ -125,7 +125,9 @@ OfWhere = Annotated[str | None, typer.Option(help="Only these records of the dat
 Actors = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Workers on Ray, a model each; 0 asks in this process. Else as there is room."
+        min=0,
+        help="Workers on Ray, a model each; 0 asks in this process. Else as there is room, and in"
+        " this process where there is little to do and no cluster is named.",
     ),
 ]
 
@@ -168,7 +170,12 @@ def embed(
     data: Annotated[str, typer.Argument(help="The dataset to embed.")],
     out: Annotated[str, typer.Option(help="Parquet table to write: a row of every record.")],
     neighbours: Annotated[
-        int, typer.Option(min=0, help="Write so many nearest records beside each.")
+        int,
+        typer.Option(
+            min=0,
+            help="Write so many nearest records beside each. All pairs are compared, in memory: for"
+            " some 100,000 records, of which it takes minutes.",
+        ),
     ] = 0,
     split: OfSplit = None,
     where: OfWhere = None,
