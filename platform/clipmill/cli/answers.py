@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipmill.cli import screen
+from clipmill.cli import screen, videos
 from clipmill.cli.app import Address, Runs, Tracking, app, on_screen, verb
 from clipmill.errors import UsageError
 
@@ -101,23 +101,11 @@ def _show_answers(result: dict[str, Any]) -> None:
     if "out" in result:
         screen.pairs(result)
         return
-    for video in result["videos"]:
-        if "error" in video:
-            screen.error(video["error"])
-            continue
-        if "timeline" in video:
-            columns = ("start_seconds", "end_seconds", "label", "probability")
-            rows = [[_shown(each[name]) for name in columns] for each in video["timeline"]]
-            screen.table(video["video"], columns, rows)
-            continue
-        there = video.get("labels")  # of several classes those that are there
-        ranked = video.get("classes", [])[:5] if there is None else video["classes"][: len(there)]
-        rows = [[each["name"], _shown(each["probability"])] for each in ranked]
-        screen.table(video["video"], ("class", "probability"), rows)
-
-
-def _shown(value: object) -> object:
-    return f"{value:.4f}" if isinstance(value, float) else value
+    for answer in result["videos"]:
+        if "error" in answer:
+            screen.error(answer["error"])
+        else:
+            videos.show(answer)
 
 
 OfSplit = Annotated[str | None, typer.Option(help="Only this split of the dataset; else all.")]
