@@ -1,17 +1,22 @@
 """Jobs: what is shipped and under which name, the script that runs it, addresses, tokens, faults."""
 
+import asyncio
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
+import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -275,6 +280,36 @@ def test_nobody_at_the_address_is_told_in_one_line() -> None:
         api.submit(command=["submit", "x"], address=address)
 
 
+class Refusing(BaseHTTPRequestHandler):
+    """A head that answers nothing but its version, in words that hold a 404."""
+
+    def do_GET(self) -> None:
+        is_version = self.path == "/api/version"
+        told = {"version": "4", "ray_version": "2.99.0", "ray_commit": ""}
+        body = json.dumps(told).encode() if is_version else b"train-exp404: status code 404"
+        self.send_response(200 if is_version else 500)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_only_an_answer_of_404_tells_that_there_is_no_such_job() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(RunError, match=f"the head at {address} refused: .* code 500"):
+            api.jobs_logs("train-exp404", address=address, write=print)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 class Halting:
     """A head's client whose first answers do not come."""
 
@@ -296,10 +331,94 @@ def test_a_connection_that_breaks_for_a_while_is_borne(
     ask: Callable[[head.Head, str], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follow, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(follow, "ASK_SECONDS", 0.0)
     assert ask(head.Head("http://a:1", Halting(2)), "it") in (None, "all of it")
     monkeypatch.setattr(follow, "PATIENCE_SECONDS", 0.0)
     with pytest.raises(RunError, match="does not answer any more: reset by peer.*it may go on"):
         ask(head.Head("http://a:1", Halting(1000)), "it")
+
+
+class Speaking:
+    """A head's client whose job prints a line each time it is asked for, and then ends."""
+
+    def __init__(self, *lines: str, breaks: bool = False) -> None:
+        self.lines, self.breaks, self.asked, self.told = lines, breaks, 0, list[str]()
+
+    def get_job_info(self, job: str) -> Any:
+        is_over = self.asked >= len(self.lines)
+        self.asked += 1
+        return SimpleNamespace(status=SimpleNamespace(is_terminal=lambda: is_over))
+
+    def get_job_logs(self, job: str) -> str:
+        return "".join(self.lines[: self.asked])
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        if self.breaks:
+            raise ClientError("a proxy that knows no websockets")
+        for line in self.lines:
+            await asyncio.sleep(0)
+            yield line
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for pause in ("LOOK_SECONDS", "ASK_SECONDS"):
+        monkeypatch.setattr(follow, pause, 0.0)
+
+
+def test_a_log_is_followed_in_a_notebook_too(at_once: None) -> None:
+    told = list[str]()
+
+    async def cell() -> str:  # a loop is running, and what is called knows nothing of it
+        return follow.follow(head.Head("http://a:1", Speaking("a\n", "b\n")), "it", told.append)
+
+    assert asyncio.run(cell()) == "a\nb\n" and told == ["a\n", "b\n", ""]
+
+
+def test_where_nothing_can_be_listened_to_lines_are_asked_for(at_once: None) -> None:
+    told, client = list[str](), Speaking("a\n", "b\n", "c\n", breaks=True)
+    assert follow.follow(head.Head("http://a:1", client), "it", told.append) == "a\nb\nc\n"
+    assert told == ["a\n", "b\n", "c\n", ""]
+
+
+def test_who_stops_listening_leaves_no_thread_behind(at_once: None) -> None:
+    class Endless(Speaking):
+        async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+            yield "a\n"
+            await asyncio.Event().wait()
+
+    def interrupted(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        follow.follow(head.Head("http://a:1", Endless("a\n")), "it", interrupted)
+    assert "clipmill-log" not in [thread.name for thread in threading.enumerate()]
+
+
+@given(st.lists(st.text("abc", max_size=9)))
+def test_the_end_of_what_was_printed_is_kept(texts: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(follow, "KEPT_CHARACTERS", 7)
+        printed = follow.Printed(lambda _: None)
+        for text in texts:
+            printed.add(text)
+        whole = "".join(texts)
+        assert (printed.end(), printed.count) == (whole[-7:], len(whole))
+
+
+def test_more_lines_copy_nothing_of_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "KEPT_CHARACTERS", 1 << 20)
+    printed = follow.Printed(lambda _: None)
+    for _ in range(1 << 11):
+        printed.add("x" * (1 << 10))
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            printed.add(f"{number:08d}")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 16
 
 
 def test_the_result_is_the_last_object_that_was_printed() -> None:

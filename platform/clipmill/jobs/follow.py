@@ -7,33 +7,45 @@ import asyncio
 import contextlib
 import json
 import logging
+import queue
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import ClientError
 
 from clipmill.errors import RunError
-from clipmill.jobs.head import Head
+from clipmill.jobs.head import NOT_FOUND, Head
 
 LOOK_SECONDS = 1.0
+ASK_SECONDS = 5.0  # for all that was printed, where nothing can be listened to
 PATIENCE_SECONDS = 60.0  # for a head that does not answer
 KEPT_CHARACTERS = 1 << 26  # of the end, where the result is
-NOT_FOUND = "status code 404"
+FAULTS = (OSError, RuntimeError, ClientError)  # of a connection
 
 
 class Printed:
     """What was printed so far: told on, counted, and its end kept."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
-        self.write, self.count, self.end = write, 0, ""
+        self.write, self.count = write, 0
+        self._kept, self._length = deque[str](), 0
 
     def add(self, text: str) -> None:
         """Tell more of it."""
         self.write(text)
         self.count += len(text)
-        self.end = (self.end + text)[-KEPT_CHARACTERS:]
+        self._kept.append(text)
+        self._length += len(text)
+        while self._length - len(self._kept[0]) >= KEPT_CHARACTERS:
+            self._length -= len(self._kept.popleft())
+
+    def end(self) -> str:
+        """The last of it."""
+        return "".join(self._kept)[-KEPT_CHARACTERS:]
 
 
 @dataclass
@@ -55,8 +67,8 @@ class _Patience:
         """While it lasts, a connection may break."""
         try:
             yield
-        except (OSError, RuntimeError, ClientError) as error:
-            if isinstance(error, RuntimeError) and NOT_FOUND in str(error):
+        except FAULTS as error:
+            if str(error).startswith(NOT_FOUND):
                 raise
             self.silent_since = self.silent_since or time.monotonic()
             if time.monotonic() - self.silent_since > PATIENCE_SECONDS:
@@ -81,23 +93,62 @@ def follow(there: Head, job: str, write: Callable[[str], None]) -> str:
     """Tell all that a job prints until it has ended; give the end of it."""
     printed, patience = Printed(write), _Patience(there, job)
     while True:
+        was_heard = False
         with patience.borne():
-            if patience.is_over():
+            is_over = patience.is_over()
+            was_heard = not is_over and _tail(there, job, printed)
+            if not was_heard:
                 printed.add(there.client.get_job_logs(job)[printed.count :])
-                return printed.end
-            asyncio.run(_tail(there, job, printed))
-        time.sleep(LOOK_SECONDS)
+            if is_over:
+                return printed.end()
+        time.sleep(LOOK_SECONDS if was_heard else ASK_SECONDS)
 
 
-async def _tail(there: Head, job: str, printed: Printed) -> None:
-    """Tell what is new until the job ends or the connection does; a tail begins at the beginning."""
+def _tail(there: Head, job: str, printed: Printed) -> bool:
+    """Tell what is new until the job ends; false where the connection does, or never came."""
+    at = 0  # it begins at the beginning
+    with contextlib.suppress(*FAULTS), contextlib.closing(_heard(there, job)) as texts:
+        for text in texts:
+            fresh = text[max(0, printed.count - at) :]
+            at += len(text)
+            if fresh:
+                printed.add(fresh)
+        return True
+    return False
+
+
+def _heard(there: Head, job: str) -> Generator[str, None, None]:
+    """What comes through a connection, in a thread of its own: a notebook has a loop running here."""
     logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
-    at = 0
-    async for text in there.client.tail_job_logs(job):
-        fresh = text[max(0, printed.count - at) :]
-        at += len(text)
-        if fresh:
-            printed.add(fresh)
+    told, loop = queue.SimpleQueue[str | BaseException | None](), asyncio.new_event_loop()
+
+    async def listen() -> None:
+        async with contextlib.aclosing(there.client.tail_job_logs(job)) as texts:
+            async for text in texts:
+                told.put(text)
+
+    task = loop.create_task(listen())
+    thread = threading.Thread(target=_ride, args=(loop, task, told), name="clipmill-log")
+    thread.start()
+    try:
+        while (text := told.get()) is not None:
+            if isinstance(text, BaseException):
+                raise text
+            yield text
+    finally:
+        with contextlib.suppress(RuntimeError):  # it has ended by itself
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+
+
+def _ride(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]", told: Any) -> None:
+    try:
+        with contextlib.closing(loop):
+            loop.run_until_complete(task)
+    except BaseException as error:  # raised where it is waited for
+        told.put(error)
+    else:
+        told.put(None)
 
 
 def last_object(text: str) -> dict[str, Any] | None:

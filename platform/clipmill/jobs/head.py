@@ -17,6 +17,7 @@ from clipmill.errors import RunError, StorageError, UsageError
 
 USUAL = "http://127.0.0.1:8265"
 REACH_SECONDS = 10.0
+NOT_FOUND = "Request failed with status code 404:"  # how Ray's client begins to tell of it
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _told(address: str, job: str) -> Iterator[None]:
     except (ConnectionError, RequestException) as error:
         raise _nobody(address, _short(error)) from error
     except RuntimeError as error:
-        if job and "404" in str(error):
+        if job and str(error).startswith(NOT_FOUND):
             raise RunError(
                 f"no job {job} at {address}", "one of its jobs", "`clipmill jobs list` tells them"
             ) from error
