@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from clipmill import api
+from clipmill import api, jobs
 from clipmill.errors import ClipmillError, RecipeError, RunError, StorageError, UsageError
 from clipmill.jobs import follow, head, order, wheels
 
@@ -336,6 +336,24 @@ def test_a_connection_that_breaks_for_a_while_is_borne(
     monkeypatch.setattr(follow, "PATIENCE_SECONDS", 0.0)
     with pytest.raises(RunError, match="does not answer any more: reset by peer.*it may go on"):
         ask(head.Head("http://a:1", Halting(1000)), "it")
+
+
+def test_a_head_that_has_just_come_up_is_asked_again(
+    at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Waking:
+        answers = iter([f"{jobs.NO_AGENT}, please try again later"] * 3 + ["no such thing"])
+
+        def submit_job(self, **asked: Any) -> None:
+            raise RuntimeError(next(self.answers))
+
+    there = head.Head("http://a:1", Waking())
+    with pytest.raises(RuntimeError, match="no such thing"):
+        jobs._begin(there, entrypoint="x")
+    monkeypatch.setattr(jobs, "START_SECONDS", -1.0)
+    Waking.answers = iter([jobs.NO_AGENT])
+    with pytest.raises(RuntimeError, match=jobs.NO_AGENT):
+        jobs._begin(there, entrypoint="x")
 
 
 class Speaking:

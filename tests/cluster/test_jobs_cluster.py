@@ -48,6 +48,7 @@ def head() -> Iterator[str]:
     binaries = os.path.dirname(sys.executable)
     env = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
     env.pop("PYTHONPATH", None)
+    env["RAY_agent_register_timeout_ms"] = "120000"  # on a busy machine they start slowly
     words = [
         f"{binaries}/ray", "start", "--head", "--block", f"--port={main}", "--num-cpus=2",
         "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1",

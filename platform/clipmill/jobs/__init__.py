@@ -18,6 +18,8 @@ from clipmill.jobs.head import Head
 __all__ = ["Order", "listed", "logs", "stop", "submit", "wait"]
 
 STOPPED_CODE = 143  # as of a process that SIGTERM has ended
+START_SECONDS = 60.0
+NO_AGENT = "No available agent to submit job"  # how Ray tells it
 
 Write = Callable[[str], None]
 
@@ -47,7 +49,8 @@ def submit(
         )  # fmt: skip
         wheels.unpack(shipped, asked.folder)
         job = f"{_id(given)}-{secrets.token_hex(3)}"
-        there.client.submit_job(
+        _begin(
+            there,
             entrypoint=asked.entrypoint,
             submission_id=job,
             runtime_env=asked.runtime_env,
@@ -59,6 +62,19 @@ def submit(
         with _let_alone(job, there.address):
             text = following.follow(there, job, write or (lambda _: None))
         return {**_ended(there, job), **told, **_result(text)}
+
+
+def _begin(there: Head, **asked: Any) -> None:
+    """Start a job; a head that has just come up may have nobody yet to start it."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            there.client.submit_job(**asked)
+            return
+        except RuntimeError as error:
+            if NO_AGENT not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(following.LOOK_SECONDS)
 
 
 def _id(given: Order) -> str:
