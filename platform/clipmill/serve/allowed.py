@@ -25,6 +25,7 @@ class Allowed:
     grace_seconds: float = 20.0  # before its speed counts
     least_bytes_a_second: int = 16 << 10
     head_seconds: float = 20.0  # for the head of a request, or the rest of one that is answered
+    unread_seconds: float = 20.0  # in which least_bytes_a_second of an answer must be read
     connections: int = 1024
     bounds: Bounds = field(default_factory=Bounds)
     cell: jail.Limits = field(default_factory=lambda: jail.Limits(memory_bytes=1 << 30))

@@ -4,7 +4,6 @@ On loopback it refuses requests that some other site had a browser send. Prints 
 no models and no routes.
 """
 
-import asyncio
 import contextlib
 import errno
 import ipaddress
@@ -15,15 +14,14 @@ import threading
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-import h11
 import uvicorn
 from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from clipmill.errors import BusyError, UsageError
+from clipmill.serve.connections import protocol
 from clipmill.serve.problems import problem
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -101,49 +99,6 @@ class SameHost:
         return problem(403, f"got a request from {origin}; wanted one from this server's own page")
 
 
-def _patient(seconds: float) -> type[H11Protocol]:
-    """HTTP that waits so long, and no longer, for what a client owes and no app waits for.
-
-    That is the head of a request that has begun, and the rest of a body that was answered before
-    its end: uvicorn forgets its own clock with the first byte that comes after the answer.
-    """
-
-    class Patient(H11Protocol):
-        _late: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._expect()
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self._expect()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            self._forget()
-
-        def _is_owed(self) -> bool:
-            return self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE
-
-        def _expect(self) -> None:
-            if not self._is_owed():
-                self._forget()
-            elif self._late is None:
-                self._late = self.loop.call_later(seconds, self._close)
-
-        def _forget(self) -> None:
-            if self._late is not None:
-                self._late.cancel()
-                self._late = None
-
-        def _close(self) -> None:
-            if self._is_owed() and not self.transport.is_closing():
-                self.transport.close()
-
-    return Patient
-
-
 class _Server(uvicorn.Server):
     """Tells when it listens."""
 
@@ -171,8 +126,7 @@ def server_on(
     address, service = address_of(listener, host), app.state.service
     config = uvicorn.Config(
         SameHost(app, LOOPBACK_NAMES | {host.lower()} if local else None),
-        http=_patient(service.allowed.head_seconds),
-        limit_concurrency=service.allowed.connections,
+        http=protocol(service.allowed),
         log_level="warning",
         access_log=False,
         server_header=False,
