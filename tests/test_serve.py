@@ -21,8 +21,10 @@ import anyio
 import httpx
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from clipmill import api, cores, infer, serve
+from clipmill.cli import app as cli_app
 from clipmill.errors import BusyError, UsageError
 from clipmill.serve.app import _as_json
 from clipmill.serve.listen import SameHost, address_of, server_on
@@ -501,6 +503,43 @@ def test_a_name_of_loopback_may_be_written_in_capitals(models: dict[str, infer.M
 
     assert anyio.run(status) == 200
     app.state.service.close()
+
+
+def test_on_a_network_it_answers_to_the_names_that_it_was_told(
+    models: dict[str, infer.Model],
+) -> None:
+    """Probes come by address, and are answered by whatever name they call it."""
+    app, own = app_of(models), socket.gethostname()
+    with serve.bind("0.0.0.0", 0) as door:
+        told = server_on(door, app, host="0.0.0.0", token=TOKEN, names=["Mill.example"]).config
+        untold = server_on(door, app, host="0.0.0.0", token=TOKEN).config
+    hosts = ("mill.example", "MILL.example:8000", own, "localhost:8000", "10.0.0.5", "evil.example")
+
+    async def statuses(config: Any, path: str) -> list[int]:
+        transport = httpx.ASGITransport(config.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            return [(await client.get(path, headers={"Host": h})).status_code for h in hosts]
+
+    assert anyio.run(statuses, told, "/openapi.json") == [200] * 4 + [421] * 2
+    for path in ("/healthz", "/readyz"):
+        assert anyio.run(statuses, told, path) == [200] * 6
+    assert anyio.run(statuses, untold, "/openapi.json") == [200] * 6
+    app.state.service.close()
+
+
+def test_the_command_line_tells_a_server_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(serve, "run", lambda app, **options: told.append(options["names"]))
+    monkeypatch.setattr(
+        "clipmill.api.answers._sources", lambda *_: [serve.fixed("still", model_of("still"))]
+    )
+    words = ["serve", "still", "--port", "0", "--name"]
+    ran = CliRunner().invoke(cli_app, [*words, "a.example", "--name", "B.example"])
+    assert ran.exit_code == 0, ran.output
+    assert told == [{"a.example", "b.example"}]
+    for bad in ("https://a.example", "a.example:80", ""):
+        ran = CliRunner().invoke(cli_app, [*words, bad])
+        assert ran.exit_code != 0 and "a host name alone" in f"{ran.exception} {ran.output}"
 
 
 def test_on_a_network_pages_of_others_are_refused_too(models: dict[str, infer.Model]) -> None:

@@ -293,6 +293,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str | None = None,
+    names: Sequence[str] = (),
     galleries: Mapping[str, str] | None = None,
     refresh_seconds: float = 5.0,
     max_mb: int | None = None,
@@ -306,9 +307,11 @@ def serve(
 
     Where an alias moves to another version, that is served within `refresh_seconds`. A gallery,
     by the name of its model, tells whom a video shows. `decoders` are processes, else one a core.
+    `names` are those by which others reach the server; without any, none is refused on a network.
     """
     from clipmill import serve as serving
 
+    known = serving.known_names(names)
     with serving.bind(host, port) as listener:  # a port in use is told before models are loaded
         secret = token or serving.new_token()
         shelf = serving.Shelf(_sources(versions, galleries or {}, folder, tracking))
@@ -322,6 +325,7 @@ def serve(
                 app,
                 host=host,
                 token=secret,
+                names=known,
                 listener=listener,
                 ready=lambda address: ready(address, secret) if ready else None,
             )

@@ -239,6 +239,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     token: Annotated[str | None, typer.Option(help="Else CLIPMILL_TOKEN, else a new one.")] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(help="Host name that others reach it by; refuse all others.")
+    ] = None,
     gallery: Annotated[
         list[str] | None, typer.Option(help="NAME=FILE: whom videos for this model may show.")
     ] = None,
@@ -262,9 +265,9 @@ def serve(
 
     chosen = token or os.environ.get("CLIPMILL_TOKEN")
     api.serve(
-        versions, host=host, port=port, token=chosen, galleries=_galleries(gallery or []),
-        refresh_seconds=refresh_seconds, max_mb=max_mb, max_seconds=max_seconds,
-        decoders=decoders, folder=runs, tracking=track, ready=ready,
+        versions, host=host, port=port, token=chosen, names=name or (),
+        galleries=_galleries(gallery or []), refresh_seconds=refresh_seconds, max_mb=max_mb,
+        max_seconds=max_seconds, decoders=decoders, folder=runs, tracking=track, ready=ready,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ nothing of each other's work.
 
 from clipmill.serve.allowed import WAITING, Allowed
 from clipmill.serve.app import make_app
-from clipmill.serve.listen import bind, new_token, run
+from clipmill.serve.listen import bind, known_names, new_token, run
 from clipmill.serve.shelf import Served, Shelf, Source, fixed
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Source",
     "bind",
     "fixed",
+    "known_names",
     "make_app",
     "new_token",
     "run",

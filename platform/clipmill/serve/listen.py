@@ -1,17 +1,18 @@
 """Opens the door: binds an address, lets an app answer on it, and closes without breaking off.
 
-On loopback it refuses requests that some other site had a browser send. Prints nothing. Knows
-no models and no routes.
+It refuses requests that some other site had a browser send, by the names that it is known by: on
+loopback, or if it is told them. Prints nothing. Knows no models and no routes but those of probes.
 """
 
 import contextlib
 import errno
 import ipaddress
+import re
 import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -21,7 +22,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clipmill.errors import BusyError, UsageError
-from clipmill.serve.connections import protocol
+from clipmill.serve.connections import PROBES, protocol
 from clipmill.serve.problems import problem
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -71,29 +72,45 @@ def address_of(listener: socket.socket, host: str) -> str:
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
+def known_names(names: Iterable[str]) -> frozenset[str]:
+    """Names by which others reach a server, as they are compared."""
+    known = frozenset(name.lower() for name in names)
+    if bad := sorted(name for name in known if not re.fullmatch(r"[a-z0-9._-]+", name)):
+        raise UsageError(
+            f"the name {bad[0]!r}", "a host name alone, such as clipmill.example.org",
+            "leave out scheme, port and path",
+        )  # fmt: skip
+    return known
+
+
 class SameHost:
-    """Lets through only what was sent from this server's own page and, on loopback, by its name.
+    """Lets through only what was sent from this server's own page and by one of its names.
 
     A loopback server is still reached by every page that its user's browser shows: by a
-    foreign name that resolves to it, or by a form of a foreign site. By what name others reach
-    a server on a network it cannot know: there, names are None.
+    foreign name that resolves to it, or by a form of a foreign site. By what names others reach
+    a server on a network it cannot know unless it is told: there, names may be None, and to
+    probes, which come by any address, it is nameless.
     """
 
-    def __init__(self, app: ASGIApp, names: frozenset[str] | None) -> None:
-        self.app, self.names = app, names
+    def __init__(
+        self, app: ASGIApp, names: frozenset[str] | None, nameless: frozenset[str] = frozenset()
+    ) -> None:
+        self.app, self.names, self.nameless = app, names, nameless
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer foreign requests here, and hand on all others."""
-        refusal = self._refusal(Headers(scope=scope)) if scope["type"] == "http" else None
+        refusal = None
+        if scope["type"] == "http":
+            names = None if scope["path"] in self.nameless else self.names
+            refusal = self._refusal(Headers(scope=scope), names)
         await (refusal or self.app)(scope, receive, send)
 
-    def _refusal(self, headers: Headers) -> Response | None:
+    @staticmethod
+    def _refusal(headers: Headers, names: frozenset[str] | None) -> Response | None:
         host, origin = headers.get("host", ""), headers.get("origin")
         with contextlib.suppress(ValueError):
-            if self.names and urlsplit(f"//{host}").hostname not in self.names:
-                return problem(
-                    421, f"got the host {host!r}; wanted {' or '.join(sorted(self.names))}"
-                )
+            if names and urlsplit(f"//{host}").hostname not in names:
+                return problem(421, f"got the host {host!r}; wanted {' or '.join(sorted(names))}")
             if origin is None or urlsplit(origin).netloc == host:
                 return None
         return problem(403, f"got a request from {origin}; wanted one from this server's own page")
@@ -117,16 +134,18 @@ def server_on(
     *,
     host: str,
     token: str | None,
+    names: Iterable[str] = (),
     ready: Callable[[str], None] | None = None,
 ) -> uvicorn.Server:
     """Make the server of an app for a taken address, or refuse to open one to strangers."""
     local = ipaddress.ip_address(listener.getsockname()[0]).is_loopback
     if token is None and not local:
         raise UsageError(f"no token on {host}", "a token wherever others can reach the server")
-    address, service = address_of(listener, host), app.state.service
+    address, known = address_of(listener, host), known_names(names)
+    own = LOOPBACK_NAMES | {host.lower(), urlsplit(address).hostname or ""}
     config = uvicorn.Config(
-        SameHost(app, LOOPBACK_NAMES | {host.lower()} if local else None),
-        http=protocol(service.allowed),
+        SameHost(app, own | known if local or known else None, frozenset() if local else PROBES),
+        http=protocol(app.state.service.allowed),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -143,16 +162,18 @@ def run(
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str | None,
+    names: Iterable[str] = (),
     ready: Callable[[str], None] | None = None,
     listener: socket.socket | None = None,
 ) -> None:
     """Answer until SIGTERM or Ctrl-C, then end what is under way and return.
 
-    `token` is the app's own: without one only loopback is served. Pass a `listener` from `bind`
-    to hold the port while models are loaded.
+    `token` is the app's own: without one only loopback is served. `names` are those by which
+    others reach it; by any other it is not reached then. Pass a `listener` from `bind` to hold the
+    port while models are loaded.
     """
     with listener or bind(host, port) as door:
-        server = server_on(door, app, host=host, token=token, ready=ready)
+        server = server_on(door, app, host=host, token=token, names=names, ready=ready)
         with _stopped_by_signals(server):
             server.run(sockets=[door])
 
