@@ -1,6 +1,7 @@
 """Serving those who mean harm: hostile uploads, slow clients, crowds; nobody else notices."""
 
 import contextlib
+import io
 import random
 import re
 import threading
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import httpx
 import psutil
 import pytest
@@ -19,7 +21,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from clipmill import infer, jail
 from clipmill.serve import decoding
-from hostile import corpus
+from hostile import REFUSED, Bait, Corpus, bait, bitmap, corpus, lures, pictures
 from serving import (
     ALLOWED,
     BEARER,
@@ -36,7 +38,6 @@ from serving import (
 )
 from test_serve import KIND, answer_on, connected, head_of, process_of
 
-Corpus = Mapping[str, tuple[bytes, frozenset[int]]]
 START = b'--b\r\nContent-Disposition: form-data; name="video"; filename="v"\r\n\r\n'
 NEVER = 60.0
 BATCH = "/v1/models/still/batch"
@@ -53,8 +54,14 @@ def clips() -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def hostile(clips: list[bytes]) -> Corpus:
-    return corpus(clips[0])
+def laid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bait]:
+    with bait(tmp_path_factory.mktemp("bait")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def hostile(clips: list[bytes], laid: Bait) -> Corpus:
+    return corpus(clips[0], laid)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +70,9 @@ def client(models: dict[str, infer.Model]) -> Iterator[httpx.Client]:
         yield opened
 
 
-def test_each_hostile_upload_is_refused_in_one_line(client: httpx.Client, hostile: Corpus) -> None:
+def refuses_each(client: httpx.Client, field: str, hostile: Corpus) -> None:
     for name, (data, statuses) in hostile.items():
-        response = client.post(PREDICT, files={"video": ("v.mp4", data)})
+        response = client.post(PREDICT, files={field: ("v.mp4", data)})
         assert response.status_code in statuses, f"{name}: {response.text}"
         if response.status_code != 200:
             detail = told_problem(response, response.status_code)
@@ -73,6 +80,38 @@ def test_each_hostile_upload_is_refused_in_one_line(client: httpx.Client, hostil
                 name
             )
             assert "root:" not in detail, name  # of /etc/passwd
+
+
+def test_each_hostile_upload_is_refused_in_one_line(
+    client: httpx.Client, hostile: Corpus, laid: Bait
+) -> None:
+    refuses_each(client, "video", hostile)
+    assert laid.came == []  # nobody looked whether there is something
+
+
+def test_each_hostile_picture_is_refused_in_one_line(
+    client: httpx.Client, clips: list[bytes], laid: Bait
+) -> None:
+    refuses_each(client, "frames", pictures(clips[0], laid))
+    assert laid.came == []
+    each_will_do = [("frames", ("v.png", bitmap(8_000)))] * 10
+    assert client.post(PREDICT, files=each_will_do[:1]).status_code == 200
+    assert client.post(PREDICT, files=each_will_do).status_code in REFUSED
+    assert client.post(PREDICT, files={"video": clips[0]}).status_code == 200
+
+
+def test_a_decoder_that_heeds_no_rule_would_follow_the_lures(tmp_path: Path) -> None:
+    rules = {"protocol_whitelist": "file,http,tcp,crypto", "safe": "0"}
+    with bait(tmp_path) as laid:
+        for name, data in lures(laid).items():
+            before, kind = len(laid.came), "concat" if "join" in name else "hls"
+            with (
+                contextlib.suppress(av.FFmpegError),  # what is no key, and no playlist
+                av.open(io.BytesIO(data), format=kind, options=rules) as film,
+            ):
+                assert len(list(film.decode(video=0))) >= 50, name
+            is_file = "file" in name or "path" in name
+            assert is_file or len(laid.came) > before, name
 
 
 def mixed(
