@@ -422,36 +422,44 @@ def test_a_trickle_is_refused(models: dict[str, infer.Model]) -> None:
 
 # --- the schema
 
+KEPT = (
+    "not_a_server_error", "status_code_conformance", "content_type_conformance",
+    "response_headers_conformance", "response_schema_conformance", "negative_data_rejection",
+    "ignored_auth",
+)  # fmt: skip
+
 
 def test_the_api_keeps_to_its_schema(models: dict[str, infer.Model]) -> None:
-    import schemathesis  # here, as it takes long to load
-    from schemathesis import checks
+    """With the token, without one and with a wrong one; as the schema allows, and as it does not."""
+    from schemathesis import GenerationMode, checks, openapi  # here, as it takes long to load
 
-    app = app_of(models)
-    with client_of(app) as client:
-        told = client.get("/openapi.json").json()
-        schema = schemathesis.openapi.from_dict(told)
-        address = str(client.base_url)
-        kept = [
-            checks.CHECKS.get_one(name)
-            for name in ("not_a_server_error", "status_code_conformance", "content_type_conformance",
-                         "response_schema_conformance")
-        ]  # fmt: skip
-        asked = 0
+    checks.load_all_checks()
+    kept = [checks.CHECKS.get_one(name) for name in KEPT]
+    strangers: tuple[dict[str, str], ...] = ({}, {"Authorization": "Bearer wrong"})
+    seen = Counter[tuple[str, int]]()
+    with client_of(app_of(models)) as client:
+        schema = openapi.from_dict(client.get("/openapi.json").json())
+        schema.config.base_url = str(client.base_url)
+
+        def keeps(case: Any) -> None:
+            response = case.call(headers=BEARER)
+            case.validate_response(response, checks=kept, headers=BEARER)
+            is_closed = bool(case.operation.definition.raw.get("security"))
+            told = case.call(headers=strangers[seen.total() % 2]).status_code
+            assert (told == 401) == is_closed, (case.operation.label, told)
+            seen[case.operation.label, response.status_code] += 1
+
         for found in schema.get_all_operations():
             operation = found.ok()
-
-            @given(case=operation.as_strategy())
-            @settings(
-                max_examples=8, deadline=None, database=None, derandomize=True,
+            strategy = operation.as_strategy()
+            if operation.body:  # behind the name of a model that there is
+                there = {"path_parameters": {"name": "still"}}
+                bad = operation.as_strategy(GenerationMode.NEGATIVE, **there)
+                strategy |= operation.as_strategy(**there) | bad
+            settings(
+                max_examples=20, deadline=None, database=None, derandomize=True,
                 phases=[Phase.generate], suppress_health_check=list(HealthCheck),
-            )  # fmt: skip
-            def keeps(case: Any) -> None:
-                nonlocal asked
-                asked += 1
-                response = case.call(base_url=address, headers=BEARER)
-                case.validate_response(response, checks=kept)
-
-            keeps()
-        assert asked > 20
+            )(given(case=strategy)(keeps))()  # fmt: skip
         assert client.get("/healthz").status_code == 200
+    assert seen.total() > 60
+    assert {status for name, status in seen if name.endswith("predict")} >= {400, 404}
