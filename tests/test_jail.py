@@ -279,6 +279,20 @@ def test_a_call_that_is_interrupted_fails_at_once_and_the_next_works(shared: Jai
     assert shared.call({"do": "echo"})[0] == {"do": "echo"}
 
 
+def test_an_interrupt_while_the_child_begins_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = jail._begun
+    with Jail("test_jail:obey", Limits(seconds=10)) as jailed:
+
+        def interrupted(*given: Any) -> subprocess.Popen[bytes]:
+            jailed.interrupt()
+            return begun(*given)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(jail, "_begun", interrupted)
+            assert "SIGKILL" in str(failure(jailed, "loop"))
+        assert jailed.call({"do": "echo"})[0] == {"do": "echo"}
+
+
 def test_what_earlier_calls_left_does_not_decide() -> None:
     with Jail("test_jail:once_only") as jailed:
         assert jailed.call({}) == ({"calls": 1}, [])

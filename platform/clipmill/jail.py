@@ -116,9 +116,9 @@ class Jail:
 
     def interrupt(self) -> None:
         """Kill the child: the call that waits for it fails, in its own thread, and is not made again."""
+        self._is_interrupted = True  # before the look: a child that comes after it is killed, too
         child = self._child
         if child is not None and child.owner == os.getpid():
-            self._is_interrupted = True
             child.kill()
 
     def _is_ours(self) -> bool:
@@ -132,6 +132,8 @@ class Jail:
         try:
             if self._child is None or not self._is_ours():
                 self._child = _Child(self._target, self._limits)
+                if self._is_interrupted:
+                    self._child.kill()
                 _receive(self._child.channel, self._limits, _deadline(limit))
             until = _deadline(limit := allowed)
             _send(self._child.channel, request, blobs, until)
