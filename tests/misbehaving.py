@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 import numpy as np
@@ -63,3 +64,9 @@ def lie(asked: dict[str, Any], blobs: list[bytes]) -> tuple[dict[str, Any], list
     for columns in plain.get("batches", ()):
         columns[0][1] = "(1,"
     return plain, made
+
+
+def tarry(asked: dict[str, Any], blobs: list[bytes]) -> tuple[dict[str, Any], list[bytes]]:
+    """Decode nothing, and go on with it for very long."""
+    time.sleep(600)
+    return {}, []

@@ -341,28 +341,6 @@ def test_more_uploads_than_there_is_room_for_are_sent_away(
         assert refused.headers["retry-after"] == "1"
 
 
-def test_a_slow_network_does_not_let_decoded_videos_pile_up(clips: list[bytes]) -> None:
-    model, count = model_of("still"), 5
-    with (
-        held(model) as let_go,
-        server_of({"still": model}, decoders=1, ahead=1) as (client, app),
-        ThreadPoolExecutor(count) as pool,
-    ):
-        desk = app.state.service.desk
-        asked = [pool.submit(client.post, PREDICT, files={"video": clips[0]}) for _ in range(count)]
-        until(lambda: desk.waiting == count and decoded(client) == 2)
-        threading.Event().wait(0.3)  # in which a free decoder would take the next
-        assert decoded(client) == 2
-        let_go()
-        assert [each.result().status_code for each in asked] == [200] * count
-
-
-def decoded(client: httpx.Client) -> int:
-    told = client.get("/metrics").text
-    (count,) = re.findall(r"^clipmill_decode_seconds_count (\S+)", told, re.M)
-    return int(float(count))
-
-
 def test_a_video_that_takes_too_long_is_refused_and_its_decoder_ended(
     models: dict[str, infer.Model], clips: list[bytes]
 ) -> None:

@@ -7,6 +7,12 @@ from clipmill.viewing import Bounds
 
 CORES = cores.usable()
 WAITING = 16  # for each decoder
+# A decoder writes no files, and answers with frames and what they are.
+CELL = jail.Limits(
+    memory_bytes=1 << 30,
+    file_bytes=16 << 20,
+    answer_bytes=Bounds.decoded_bytes + jail.MAX_PLAIN_BYTES,
+)
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,8 @@ class Allowed:
     pictures: int = 16
     decoders: int = CORES
     waiting: int = WAITING * CORES  # videos that are whole, beside one for each decoder
-    ahead: int = 8  # that are decoded and wait for their network, each with all its frames
+    ahead_bytes: int = 512 << 20  # decoded and not answered yet; above, no decode begins
+    upload_bytes: int = 4 << 30  # of all that was sent and is not answered yet
     receiving: int = 256  # requests that are still on their way here
     idle_seconds: float = 20.0  # between two pieces of an upload
     grace_seconds: float = 20.0  # before its speed counts
@@ -28,4 +35,4 @@ class Allowed:
     unread_seconds: float = 20.0  # in which least_bytes_a_second of an answer must be read
     connections: int = 1024
     bounds: Bounds = field(default_factory=Bounds)
-    cell: jail.Limits = field(default_factory=lambda: jail.Limits(memory_bytes=1 << 30))
+    cell: jail.Limits = CELL

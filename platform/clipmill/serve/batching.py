@@ -4,6 +4,7 @@ Nobody waits for company: while a batch computes, the next gathers. A long video
 the others. Knows neither requests nor decoding.
 """
 
+import functools
 import itertools
 import threading
 from collections import deque
@@ -59,6 +60,7 @@ class Computer:
     def submit(self, model: Model, asked: Asked) -> "Future[Results]":
         """Run a decoded video; the future gives the output of each of its takes."""
         job = _Job(model, deque(asked.batches))
+        job.done.add_done_callback(functools.partial(self._forget, job.batches))
         with self._changed:
             if self._is_closed:
                 raise RuntimeError("the computer is closed")
@@ -77,16 +79,22 @@ class Computer:
             self._is_closed = True
             for job in self._jobs:
                 job.done.cancel()
-            self._jobs.clear()
             self._changed.notify()
         if self._thread is not None:
             self._thread.join()
 
+    def _forget(self, batches: deque[Sample], done: "Future[Results]") -> None:
+        """Let the frames of a job go that was cancelled, but for those of the turn under way."""
+        if done.cancelled():
+            with self._changed:
+                batches.clear()
+                self._jobs = deque(job for job in self._jobs if not job.done.cancelled())
+
     def _run(self) -> None:
         while turn := self._next():
             self._compute(turn)
-            left = [job for job in turn.jobs if job.batches and not job.done.done()]
             with self._changed:
+                left = [job for job in turn.jobs if job.batches and not job.done.done()]
                 self._jobs.extend(left)
                 if self._is_closed:
                     for job in left:
@@ -96,8 +104,6 @@ class Computer:
     def _next(self) -> _Turn | None:
         with self._changed:
             while True:
-                while self._jobs and self._jobs[0].done.cancelled():
-                    self._jobs.popleft()
                 if self._is_closed:
                     return None
                 if self._jobs:

@@ -6,10 +6,10 @@ neither networks nor requests.
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 from clipmill import viewing
@@ -21,6 +21,7 @@ from clipmill.viewing import Asked, Looks
 TARGET = "clipmill.viewing:decode"
 MOST_CALLS = 1000  # of one process: what it has leaked, or what took it over, ends with it
 LEFT_SECONDS = 1.0  # that work nobody waits for may go on, before its process is killed
+CLOSING_SECONDS = 0.1  # from one try to end a process to the next
 
 log = logging.getLogger("clipmill.serve")
 
@@ -33,7 +34,10 @@ class Readable(Protocol):
 
 
 class Decoders:
-    """Decodes as many videos at once as there are processes; the next waits its turn."""
+    """Decodes as many videos at once as there are processes; the next waits its turn.
+
+    It waits, too, while more of what was decoded is held than may be.
+    """
 
     def __init__(self, allowed: Allowed, died: Callable[[], None] = lambda: None) -> None:
         self._allowed, self._died = allowed, died
@@ -43,8 +47,8 @@ class Decoders:
         self._calls = dict.fromkeys(self._jails, 0)
         self._slots = asyncio.Semaphore(allowed.decoders)
         self._threads = ThreadPoolExecutor(allowed.decoders, thread_name_prefix="clipmill-decode")
-        self.seconds = 0.5  # that a video takes, on a running average
-        self.busy = 0
+        self.busy = self.held_bytes = 0
+        self._changed = asyncio.Event()
         self._warm: dict[str, Any] = {}
         self._is_closed = False
 
@@ -56,29 +60,61 @@ class Decoders:
     def close(self) -> None:
         """End all processes, whatever they do."""
         self._is_closed = True
-        for jail in self._jails:
-            jail.interrupt()
-        self._threads.shutdown(wait=True)
+        closing = threading.Thread(target=self._threads.shutdown)
+        closing.start()
+        while closing.is_alive():
+            for jail in self._jails:
+                jail.interrupt()
+            closing.join(CLOSING_SECONDS)  # an interrupt of a call that has not begun is none
         for jail in self._jails:
             jail.close()
 
-    async def decode(self, looks: Looks, kind: str, files: Sequence[Readable]) -> Asked:
-        """Wait for a process, and have it decode what the model wants to see.
+    @asynccontextmanager
+    async def decoded(
+        self, looks: Looks, kind: str, files: Sequence[Readable]
+    ) -> AsyncGenerator[Asked]:
+        """Wait for a process, and have it decode what the model wants to see; that is held meanwhile.
 
         Cancelled, it gives the process back as soon as that is done, or killed.
         """
+        asked, size = await self._decode(looks, kind, files)
+        self._hold(size)
+        try:
+            yield asked
+        finally:
+            self._hold(-size)
+
+    def _hold(self, more: int) -> None:
+        self.held_bytes += more
+        if self.held_bytes <= self._allowed.ahead_bytes:
+            self._changed.set()
+
+    async def _turn(self) -> None:
         await self._slots.acquire()
+        try:
+            while self.held_bytes > self._allowed.ahead_bytes:
+                self._changed.clear()
+                await self._changed.wait()
+        except asyncio.CancelledError:
+            self._slots.release()
+            raise
+
+    async def _decode(
+        self, looks: Looks, kind: str, files: Sequence[Readable]
+    ) -> tuple[Asked, int]:
+        await self._turn()
         loop, jail = asyncio.get_running_loop(), self._free.pop()
         self.busy += 1
         future = loop.run_in_executor(self._threads, self._decoded, jail, looks, kind, files)
+        answer = asyncio.shield(future)  # hears first, so that the next knows what is held
         future.add_done_callback(lambda done: self._give_back(jail, done))
         try:
-            return await asyncio.shield(future)
+            return await answer
         except asyncio.CancelledError:
             loop.call_later(LEFT_SECONDS, self._interrupt, jail, future)
             raise
 
-    def _give_back(self, jail: Jail, done: "asyncio.Future[Asked]") -> None:
+    def _give_back(self, jail: Jail, done: "asyncio.Future[tuple[Asked, int]]") -> None:
         failed = None if done.cancelled() else done.exception()  # whoever waits sees it, too
         if failed is None or not isinstance(failed.__cause__, JailError) or self._is_closed:
             self._freed(jail)
@@ -97,12 +133,16 @@ class Decoders:
         with suppress(ClipmillError):
             jail.call(self._warm)
 
-    def _interrupt(self, jail: Jail, future: "asyncio.Future[Asked]") -> None:
+    def _interrupt(self, jail: Jail, future: "asyncio.Future[tuple[Asked, int]]") -> None:
         if not future.done():
-            jail.interrupt()
+            jail.interrupt()  # in vain, if its call has not begun
+            asyncio.get_running_loop().call_later(LEFT_SECONDS, self._interrupt, jail, future)
 
-    def _decoded(self, jail: Jail, looks: Looks, kind: str, files: Sequence[Readable]) -> Asked:
-        bounds, began = self._allowed.bounds, time.monotonic()
+    def _decoded(
+        self, jail: Jail, looks: Looks, kind: str, files: Sequence[Readable]
+    ) -> tuple[Asked, int]:
+        """What is asked about, and the bytes that it keeps."""
+        bounds = self._allowed.bounds
         self._calls[jail] += 1
         if self._calls[jail] % MOST_CALLS == 0:
             jail.close()
@@ -110,13 +150,11 @@ class Decoders:
             request = viewing.request(looks, bounds, kind)
             self._warm = {**request, "kind": "warm"}
             plain, blobs = jail.call(request, [file.read() for file in files])
-            return self._believed(jail, looks, plain, blobs)
+            return self._believed(jail, looks, plain, blobs), sum(map(len, blobs))
         except JailError as error:
             self._died()
             log.info("%s", error)
             raise told(error) from error
-        finally:
-            self.seconds += 0.1 * (time.monotonic() - began - self.seconds)
 
     def _believed(
         self, jail: Jail, looks: Looks, plain: dict[str, Any], blobs: list[bytes]

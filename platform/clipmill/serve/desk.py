@@ -7,8 +7,9 @@ no routes and no registry.
 import asyncio
 import functools
 import time
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,7 +27,31 @@ from clipmill.serve.upload import Upload, received
 from clipmill.viewing import Asked
 
 MOST_RETRY_SECONDS = 60
+PACE_ANSWERS = 10  # that its average looks back on
 T = TypeVar("T")
+
+
+class Pace:
+    """How fast answers leave while others wait."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._since = clock, clock()
+        self._answers, self._mean = 0, 0.5  # seconds between two; a guess until the first
+
+    def begin(self) -> None:
+        """Count from now: nothing has waited."""
+        self._since = self._clock()
+
+    def left(self) -> None:
+        """Tell that one was answered."""
+        now = self._clock()
+        self._answers = min(self._answers + 1, PACE_ANSWERS)
+        self._mean += (now - self._since - self._mean) / self._answers
+        self._since = now
+
+    def seconds(self, waiting: int) -> float:
+        """How long so many that wait will take; not less than the next has taken already."""
+        return max(waiting * self._mean, self._clock() - self._since) if waiting else 0.0
 
 
 class Desk:
@@ -36,16 +61,20 @@ class Desk:
         self.allowed, self.metrics = allowed, Metrics()
         self.decoders = Decoders(allowed, died=self.metrics.deaths.inc)
         self.computer = Computer(self._computed)
-        # What is decoded lies in memory until a slow network has seen it.
-        self._decoded = asyncio.Semaphore(allowed.decoders + allowed.ahead)
-        self.receiving = 0
+        self.pace = Pace()
+        self.receiving = self.upload_bytes = 0
         self._unanswered: dict[Upload, int] = {}  # how many videos of each
         for name, told in (
             ("receiving", "Requests whose body is not read yet"),
             ("waiting", "Videos that are here whole and not answered yet"),
+            ("upload_bytes", "Bytes of all requests that are not answered yet"),
         ):
             self.metrics.gauge(f"clipmill_{name}", told, functools.partial(getattr, self, name))
         self.metrics.gauge("clipmill_decoding", "Busy decoders", lambda: self.decoders.busy)
+        self.metrics.gauge(
+            "clipmill_decoded_bytes", "Bytes of decoded videos that are not answered yet",
+            lambda: self.decoders.held_bytes,
+        )  # fmt: skip
 
     @property
     def waiting(self) -> int:
@@ -67,18 +96,39 @@ class Desk:
         self._refuse(self.receiving, "requests under way", self.allowed.receiving)
         self._refuse_when_full()
         async with AsyncExitStack() as kept:
+            came = kept.enter_context(self._held())
             self.receiving += 1
             try:
                 upload = await kept.enter_async_context(
-                    received(request, self.allowed, batch=batch)
+                    received(request, self.allowed, came, batch=batch)
                 )
             finally:
                 self.receiving -= 1
             videos = len(upload.files) if batch else 1
             self._refuse_when_full(videos)
+            if not self.waiting:
+                self.pace.begin()
             self._unanswered[upload] = videos
             kept.callback(self._unanswered.pop, upload)
             yield upload
+
+    @contextmanager
+    def _held(self) -> Generator[Callable[[int], None]]:
+        """Count the bytes of a request as they come, as long as it is here."""
+        own = 0
+
+        def came(more: int) -> None:
+            nonlocal own
+            own += more
+            self.upload_bytes += more
+            if own < self.upload_bytes:  # what would never fit has its turn when it is alone
+                most = self.allowed.upload_bytes
+                self._refuse(self.upload_bytes, "bytes of all requests", most + 1)
+
+        try:
+            yield came
+        finally:
+            self.upload_bytes -= own
 
     def _refuse_when_full(self, videos: int = 1) -> None:
         most = self.allowed.decoders + self.allowed.waiting
@@ -88,8 +138,7 @@ class Desk:
     def _refuse(self, count: int, what: str, most: int) -> None:
         if count < most:
             return
-        ahead = self.waiting * self.decoders.seconds / self.allowed.decoders
-        seconds = min(MOST_RETRY_SECONDS, max(1, round(ahead)))
+        seconds = min(MOST_RETRY_SECONDS, max(1, round(self.pace.seconds(self.waiting))))
         raise Refusal(
             429, f"{count} {what}", f"fewer than {most}", f"come again in {seconds} s",
             {"Retry-After": str(seconds)},
@@ -102,16 +151,17 @@ class Desk:
         files = upload.files if place is None else upload.files[place : place + 1]
         began = time.monotonic()
         try:
-            async with self._decoded:
-                asked = await self.decoders.decode(served.looks, upload.kind, files)
+            async with self.decoders.decoded(served.looks, upload.kind, files) as asked:
                 decoded = time.monotonic()
                 self.metrics.decode_seconds.observe(decoded - began)
                 results = await asyncio.wrap_future(self.computer.submit(served.model, asked))
                 self.metrics.network_seconds.observe(time.monotonic() - decoded)
+                asked = replace(asked, batches=())  # it is told without its frames
             return await asyncio.to_thread(told, served, asked, results, each_frame)
         finally:  # the others of its batch wait on
             if upload in self._unanswered:  # unless its request is over
                 self._unanswered[upload] -= 1
+                self.pace.left()
 
 
 def told(served: Served, asked: Asked, results: Results, each_frame: bool) -> dict[str, Any]:

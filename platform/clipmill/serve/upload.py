@@ -1,11 +1,11 @@
 """Reads uploads, and stops as soon as they are too large or too slow.
 
-What has come lies in memory up to a megabyte, then in a nameless temporary file. Knows nothing
-of what is in it.
+What has come lies in memory up to a megabyte a request, then in nameless temporary files. Knows
+nothing of what is in it.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ VIDEO, FRAMES = "video", "frames"  # fields of the form
 KIND = "multipart/form-data"
 FRAMING_BYTES = 64 << 10  # boundaries and headers around what is sent
 OTHER_FIELDS = 8  # to tell the sender which names came instead
+MEMORY_BYTES = 1 << 20  # of a request, shared by all its files and fields
 HOW = f"curl -F {VIDEO}=@FILE"
 
 
@@ -46,23 +47,32 @@ class Upload:
 
 @asynccontextmanager
 async def received(
-    request: Request, allowed: Allowed, *, batch: bool = False
+    request: Request, allowed: Allowed, came: Callable[[int], None], *, batch: bool = False
 ) -> AsyncGenerator[Upload]:
-    """Receive the files of a request; they are gone afterwards."""
-    form = await _form(request, allowed, batch)
+    """Receive the files of a request; they are gone afterwards.
+
+    `came` hears how many more bytes came, and may refuse them.
+    """
+    form = await _form(request, allowed, came, batch)
     try:
         yield _upload(form, allowed, batch)
     finally:
         await form.close()
 
 
-async def _form(request: Request, allowed: Allowed, batch: bool) -> FormData:
+async def _form(
+    request: Request, allowed: Allowed, came: Callable[[int], None], batch: bool
+) -> FormData:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != KIND:
         raise Refusal(415, f"a body of type {kind or 'nothing'}", KIND, HOW)
     most = allowed.batch_videos if batch else allowed.pictures
-    async with aclosing(_limited(request, allowed, batch)) as chunks:
-        parser = MultiPartParser(request.headers, chunks, max_files=most, max_fields=OTHER_FIELDS)
+    share = MEMORY_BYTES // (most + OTHER_FIELDS)
+    async with aclosing(_limited(request, allowed, came, batch)) as chunks:
+        parser = MultiPartParser(
+            request.headers, chunks, max_files=most, max_fields=OTHER_FIELDS, max_part_size=share
+        )
+        parser.spool_max_size = share
         try:
             return await parser.parse()
         except MultiPartException as error:
@@ -80,7 +90,9 @@ def _wanted(allowed: Allowed, batch: bool) -> str:
     return f"one file in the field {VIDEO!r}, or up to {allowed.pictures} in fields {FRAMES!r}"
 
 
-async def _limited(request: Request, allowed: Allowed, batch: bool) -> AsyncGenerator[bytes]:
+async def _limited(
+    request: Request, allowed: Allowed, came: Callable[[int], None], batch: bool
+) -> AsyncGenerator[bytes]:
     most = allowed.max_batch_bytes if batch else allowed.max_bytes
     declared = request.headers.get("content-length", "")
     limit, seen = most + FRAMING_BYTES, 0
@@ -92,6 +104,7 @@ async def _limited(request: Request, allowed: Allowed, batch: bool) -> AsyncGene
             seen += len(chunk)
             if seen > limit:
                 raise too_large(most)
+            came(len(chunk))
             _refuse_slow(asyncio.get_running_loop().time() - began, seen, allowed)
             yield chunk
 
