@@ -171,6 +171,14 @@ def test_only_mlflow_reaches_the_database() -> None:
     assert list(composed()["postgres"]["networks"]) == ["tracking"]
 
 
+def test_serving_reaches_mlflow_alone() -> None:
+    (network,) = composed()["serve"]["networks"]
+    assert {name for name, each in composed().items() if network in each["networks"]} == {
+        "mlflow",
+        "serve",
+    }
+
+
 def test_workers_get_gpus_only_where_they_are_asked_for() -> None:
     asked = composed("compose.cuda.yaml")["worker"]["deploy"]["resources"]["reservations"]
     assert asked["devices"][0]["driver"] == "nvidia"
