@@ -409,7 +409,7 @@ def test_the_page_names_its_controls() -> None:
     html = PAGE.read_text()
     assert '<html lang="en">' in html
     controls = re.findall(r"<(?:input|select)\b[^>]*\bid=\"(\w+)\"", html)
-    assert set(controls) == {"model", "token", "file", "masked"}
+    assert set(controls) == {"model", "token", "file", "masked", "least"}
     for control in controls:
         assert f'for="{control}"' in html
     # Every element that the script reaches for is there.
