@@ -213,6 +213,7 @@ def joined(answers: list[list[dict[str, Any] | None]], folder: Path) -> list[dic
 
 
 THING = {
+    "frame": 3,
     "class": 2,
     "score": 0.5,
     "box": [0.0, 0.1, 0.2, 0.3],
@@ -229,7 +230,7 @@ def test_things_are_structs_whichever_videos_show_none(
     ]  # fmt: skip
     ends = np.cumsum([0, *sizes]).tolist()
     told = joined([answers[a:b] for a, b in pairwise(ends)], tmp_path)
-    named = {**THING, "label": CLASSES[1]}
+    named = {**THING, "label": CLASSES[1], "frame_seconds": 0.1}
     assert [row["things"] for row in told] == [[], None, [named, named], []]
     assert [row["truth"] for row in told] == [[], None, None, None]
 
