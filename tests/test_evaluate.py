@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmill import api, catalog, evaluate, infer, ingest, storage, video
-from clipmill.errors import DataError, PlanError, PluginError
+from clipmill.errors import DataError, PlanError, PluginError, UsageError
 from clipmill.evaluate import pictures
 from clipmill.evaluate.figures import figures
 from clipmill.evaluate.pieces import batches, pieces, shares
@@ -133,6 +133,16 @@ def test_another_protocol_is_used_and_told(model: Model, dataset: str) -> None:
 
 
 # --- figures
+
+
+def test_a_cluster_without_workers_is_refused(trained: dict[str, Any]) -> None:
+    asked = {"folder": str(Path(trained["folder"]).parent), "address": "auto"}
+    for ask in (
+        lambda: api.evaluate("trained", **asked),
+        lambda: api.compare(["trained"] * 2, **asked),
+    ):
+        with pytest.raises(UsageError, match="0 workers, and the cluster at auto; wanted workers"):
+            ask()
 
 
 def test_figures_are_as_counted_by_hand(alone: dict[str, Any]) -> None:

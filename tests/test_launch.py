@@ -14,7 +14,7 @@ import yaml
 
 from clipmill import api, cluster, launch, recipe, storage
 from clipmill.checkpoint import Keeper
-from clipmill.errors import BusyError, RunError
+from clipmill.errors import BusyError, RunError, UsageError
 from clipmill.folder import Tail, add_lines, cut_metrics
 from clipmill.launch import room, stop
 from tiny import RUN_STEPS as STEPS
@@ -140,6 +140,15 @@ def test_shared_memory_here_is_asked_for_where_ray_starts_here(
     seeds = ["train.seed=[1,2]"] if verb is api.sweep else []
     with pytest.raises(error, match="of shared memory are free in|it goes on to Ray"):
         verb(asked, seeds, address=address)
+
+
+@pytest.mark.parametrize(("verb", "seeds"), [(api.train, []), (api.sweep, ["train.seed=[1,2]"])])
+def test_a_cluster_without_workers_is_refused(
+    dataset: str, tmp_path: Path, verb: Any, seeds: list[str]
+) -> None:
+    with pytest.raises(UsageError, match="0 workers, and the cluster at auto; wanted workers"):
+        verb(plain(dataset, tmp_path, "here", workers=0), seeds, address="auto")
+    assert not (tmp_path / "here" / "checkpoints").exists()
 
 
 # --- signals

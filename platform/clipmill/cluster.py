@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from clipmill.errors import ClipmillError
+from clipmill.errors import ClipmillError, UsageError
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -63,6 +63,14 @@ def starts_one(address: str | None = None) -> bool:
 def is_named(address: str | None = None) -> bool:
     """Tell whether a cluster is named, at the address or by the environment."""
     return _chosen(address) != "local"
+
+
+def check_used(workers: int, address: str | None) -> None:
+    """Refuse a cluster that nobody would work on."""
+    if workers == 0 and address:
+        raise UsageError(
+            f"0 workers, and the cluster at {address}", "workers there, or none and no cluster"
+        )
 
 
 def _chosen(address: str | None) -> str:

@@ -172,10 +172,12 @@ def train(
 
     Ctrl-C and SIGTERM end it after a step and a commit, with `KeyboardInterrupt`.
     """
-    from clipmill import launch
+    from clipmill import cluster, launch
 
+    given = recipe(source, overrides)
+    cluster.check_used(given.train.workers, address)
     return launch.run(
-        recipe(source, overrides),
+        given,
         progress=progress,
         address=address,
         allow_changed_data=allow_changed_data,

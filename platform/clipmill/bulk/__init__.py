@@ -54,10 +54,8 @@ def run(
     `workers` are actors on Ray with a model each; 0 answers in this process, None takes what the
     machine or the cluster has, or this process where there is little to do and no cluster is named.
     """
-    if workers == 0 and address:
-        raise UsageError(
-            f"0 workers, and the cluster at {address}", "workers there, or none and no cluster"
-        )
+    if workers is not None:
+        cluster.check_used(workers, address)
     began, out = time.monotonic(), storage.absolute(out)
     if not storage.name_of(out).endswith(SUFFIX):
         raise UsageError(f"the table {out}", f"a file that ends in {SUFFIX}", "name it in --out")

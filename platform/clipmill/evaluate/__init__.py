@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from clipmill import feed, infer
+from clipmill import cluster, feed, infer
 from clipmill import plan as plans
 from clipmill import recipe as recipes
 from clipmill.catalog import Catalog, with_targets
@@ -54,6 +54,7 @@ def evaluate(
     records, too. `keep_meters` adds a meter of each video, by key, where the plugin's meter has
     no score of a single video.
     """
+    cluster.check_used(workers, address)
     plan = check(model, catalog, stage)
     parts = pieces(plan.epoch(0).record[:, 0])
     made = (
