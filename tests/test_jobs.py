@@ -151,14 +151,21 @@ def test_a_command_does_not_begin_in_the_folder_that_was_shipped(
     here = tmp_path / "gone on the head"
     here.mkdir()
     monkeypatch.chdir(here)
-    made = order.order(["plugins", "list", "--json"], {}, str(tmp_path), python=sys.executable)
+    made = order.order(["ingest", "none", "--out", "x"], {}, str(tmp_path), python=sys.executable)
     monkeypatch.chdir(tmp_path)
     here.rmdir()
-    folder = made.runtime_env["working_dir"]
-    ran = subprocess.run(made.entrypoint, shell=True, cwd=folder, capture_output=True, text=True)
-    assert (ran.returncode, ran.stdout) == (2, "")
-    assert f"the head has no folder {here}, where relative paths would begin; w" in ran.stderr
-    assert ran.stderr.count("\n") == 1 and "or name it in --folder" in ran.stderr
+    folder, home = made.runtime_env["working_dir"], tmp_path / "home"
+    home.mkdir()
+    for env, code in (({**os.environ, "HOME": str(home)}, 1), ({"PATH": os.environ["PATH"]}, 2)):
+        ran = subprocess.run(
+            made.entrypoint, shell=True, cwd=folder, capture_output=True, text=True, env=env
+        )
+        assert ran.returncode == code, ran.stderr
+        told = (
+            f"the head has no folder {here}; relative paths begin at the home; name another in --f"
+        )
+        assert told in ran.stderr
+        assert (f"{home}/none is not there" in ran.stderr) == (code == 1), ran.stderr
 
 
 @pytest.mark.parametrize(("begins_at", "code"), [(None, 0), ("/", 0), ("/no/such/place", 2)])

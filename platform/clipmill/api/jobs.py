@@ -28,8 +28,8 @@ def submit(
     """Train a recipe on a Ray cluster, or run any `command` (words without `clipmill`) there.
 
     The platform and all installed plugins are shipped as wheels. Relative paths of a command begin
-    at `folder` there, or at the folder here, which the head must have. `write` hears what is printed;
-    without `follow` it is not waited for. `for_programs` asks for the verb's own `result`.
+    at `folder` there, or at the folder here, or at home if the head has no such. `write` hears what
+    is printed; without `follow` it is not waited for. `for_programs` asks for the verb's own `result`.
     """
     from clipmill import jobs
 

@@ -74,7 +74,8 @@ def submit(
     ] = None,
     python: Annotated[str | None, typer.Option(help="Python on the head.")] = None,
     folder: Annotated[
-        str | None, typer.Option(help="Where a verb's relative paths begin there; else here.")
+        str | None,
+        typer.Option(help="Where a verb's relative paths begin there; else here, or at home."),
     ] = None,
 ) -> dict[str, Any]:
     """Train a recipe on a Ray cluster, or run any verb there, and follow what it prints.

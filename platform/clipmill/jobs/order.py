@@ -56,7 +56,8 @@ def order(
 ) -> Asked:
     """Write what a command needs into a folder to be shipped, and tell Ray how to run it.
 
-    Its relative paths begin at `begins_at`, or here; None is for one that has none.
+    Its relative paths begin at `begins_at`, or here, or at home if the head has no such folder;
+    None is for one that has none.
     """
     home = Path(folder, "job")
     home.mkdir()
@@ -82,17 +83,13 @@ def _script(
     if not os.path.isabs(cwd):
         raise UsageError(f"--folder {cwd}", "an absolute path, which all nodes have")
     pythons = [python] if python else [sys.executable, "python", "python3"]
-    no_folder = (
-        f"clipmill: the head has no folder {cwd}, where relative paths would begin; wanted one that"
-        " all nodes share; submit from there, or name it in --folder"
-    )
     no_python = (
         f"clipmill: none of {', '.join(pythons)} on the head has Ray and what clipmill needs;"
         " wanted one that has; name it in --python"
     )
     return SCRIPT.format(
         cwd=shlex.quote(cwd),
-        otherwise=":" if begins_at is None else _refusal(no_folder),
+        otherwise=":" if begins_at is None else _elsewhere(cwd, is_named=bool(begins_at)),
         pythons=shlex.join(pythons),
         main=shlex.quote(MAIN),
         words=" ".join(placed.get(word) or shlex.quote(word) for word in words),
@@ -100,8 +97,12 @@ def _script(
     )
 
 
-def _refusal(told: str) -> str:
-    return f"{{ echo {shlex.quote(told)} >&2; exit {UsageError.exit_code}; }}"
+def _elsewhere(cwd: str, *, is_named: bool) -> str:
+    """What to do where the head has not the folder: a command may well have no relative paths."""
+    wanted = "wanted one that all nodes share" if is_named else "relative paths begin at the home"
+    told = f"clipmill: the head has no folder {cwd}; {wanted}; name another in --folder"
+    then = f"exit {UsageError.exit_code}" if is_named else 'cd "${HOME:?}"'
+    return f"{{ echo {shlex.quote(told)} >&2; {then}; }}"
 
 
 def _variables(env: Sequence[str]) -> dict[str, str]:
