@@ -25,6 +25,7 @@ ALL_ON: dict[str, Any] = {
 def worked(dataset: str, folder: Path, model: dict[str, Any] | None = None, **train: Any) -> Path:
     """Work through a recipe in this process, or go on with it."""
     made = recipe.load({**run_recipe(dataset, folder, "run", **train)}, overrides(model or {}))
+    folder.mkdir(exist_ok=True)
     launch.work(
         {"recipe": made.plain(), "folder": str(folder), "transport": "thread"},
         turn.begin(launch.Folder(str(folder)), 0),

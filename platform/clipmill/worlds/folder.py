@@ -13,11 +13,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait as wait_for_sentinel
 from pathlib import Path
+from queue import SimpleQueue
 from zlib import crc32
 
 import numpy as np
@@ -280,13 +281,14 @@ def _results(
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), _start_worker, (maker,)
     )
+    # Not `wait`, which locks every future in turn: interrupted there it would leave them locked.
+    finished = SimpleQueue[Future[dict[int, Attributes]]]()
     try:
         with _interrupts_held():
-            pending: set[Future[dict[int, Attributes]]] = {pool.submit(_work, t) for t in tasks}
-        while pending:
-            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield future.result()
+            for task in tasks:
+                pool.submit(_work, task).add_done_callback(finished.put)
+        for _ in tasks:
+            yield finished.get().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
