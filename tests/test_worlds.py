@@ -2,8 +2,10 @@
 
 import csv
 import json
+import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -280,6 +282,24 @@ if __name__ == "__main__":
     assert not list((tmp_path / "w").rglob("*.part"))
     for path in (tmp_path / "w").rglob("*.mp4"):
         assert probe(path, decode=True).frames == FRAMES
+
+
+@pytest.mark.slow
+def test_an_interrupt_at_any_moment_ends_it() -> None:
+    """Many tasks that do nothing, so that it comes while their results are taken in."""
+    program = """
+from clipmill.worlds.folder import _results
+for made in _results(dict, [[]] * 20_000, 2):
+    print(made, flush=True)
+"""
+    for wait in np.linspace(0, 0.5, 8):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdout and process.stdout.readline() == b"{}\n"
+        threading.Timer(wait, process.send_signal, [signal.SIGINT]).start()
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGINT
 
 
 def test_a_finished_world_is_left_alone(tmp_path: Path) -> None:
