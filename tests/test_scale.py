@@ -36,6 +36,11 @@ def test_the_rates_are_those_that_were_measured() -> None:
     assert pytest.approx(share, rel=0.1) == scale.FEED_SHARE
     ratio = MEASURED["decode/original over ladder, bytes"]["value"]
     assert pytest.approx(ratio, rel=0.2) == scale.SOURCE_BYTES / scale.LADDER_BYTES
+    held = MEASURED["plan/10 M a process with catalog and an epoch, a record"]["value"]
+    assert pytest.approx(held, rel=0.25) == scale.CATALOG_MEMORY_BYTES
+    order = MEASURED["plan/10 M next epoch"]["value"] / 10
+    epoch = order + MEASURED["plan/10 M all takes of an epoch of a tenth"]["value"]
+    assert pytest.approx(epoch, rel=0.25) == scale.PLAN_SECONDS_A_MILLION
 
 
 def test_a_catalog_takes_the_bytes_that_are_told(
