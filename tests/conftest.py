@@ -93,3 +93,14 @@ def dataset(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> str:
 def trained(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Train a small run in this process once; its folder holds nothing else."""
     return api.train(tiny.run_recipe(dataset, tmp_path_factory.mktemp("runs"), "trained"))
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks this small lose more to a second thread than they gain."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,6 +1,6 @@
 """Answers in a table: of every plugin, read back as they were given, whatever kinds of values they hold."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,7 @@ SMALL = {
 MODELS = {**SMALL, **{name: {**SMALL[each["plugin"]], **each} for name, each in OTHERS.items()}}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small lose more to a second thread than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def model_of(name: str) -> Model:

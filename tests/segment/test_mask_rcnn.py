@@ -1,6 +1,5 @@
 """Mask R-CNN: as torchvision's by its numbers, what teaches it, how regions are pooled, its answers."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,7 @@ from clipmill_segment.things import mask_of, pasted, runs_of
 TWO = Info(("car", "road"))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small(**fields: Any) -> MaskRCNN:
