@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from clipmill.errors import UsageError, VideoError
 from clipmill.video.rgb import Crop, ToRgb
+from clipmill.video.source import MAX_PIXELS
 
 
 def jpeg(frame_HWC: NDArray[np.uint8], quality: int = 80) -> bytes:
@@ -35,7 +36,8 @@ def pixels(data: bytes) -> NDArray[np.uint8]:
     except cv2.error:  # such as a size beyond its limit
         found = None
     if found is None:
-        raise VideoError("no picture that can be read", "a PNG, JPEG, BMP, WebP or TIFF file")
+        wanted = f"a PNG, JPEG, BMP, WebP or TIFF file of at most {MAX_PIXELS} pixels"
+        raise VideoError("no picture that can be read", wanted)
     return np.ascontiguousarray(found[..., ::-1])
 
 
