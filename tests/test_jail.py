@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from clipmill import errors, jail
-from clipmill.jail import Jail, JailError, Limits
+from clipmill.jail import Jail, JailError, Limits, process
 
 Plain = dict[str, Any]
 Answer = tuple[Plain, list[bytes]]
@@ -280,7 +280,7 @@ def test_a_call_that_is_interrupted_fails_at_once_and_the_next_works(shared: Jai
 
 
 def test_an_interrupt_while_the_child_begins_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = jail._begun
+    begun = process._begun
     with Jail("test_jail:obey", Limits(seconds=10)) as jailed:
 
         def interrupted(*given: Any) -> subprocess.Popen[bytes]:
@@ -288,7 +288,7 @@ def test_an_interrupt_while_the_child_begins_ends_the_call(monkeypatch: pytest.M
             return begun(*given)
 
         with monkeypatch.context() as patched:
-            patched.setattr(jail, "_begun", interrupted)
+            patched.setattr(process, "_begun", interrupted)
             assert "SIGKILL" in str(failure(jailed, "loop"))
         assert jailed.call({"do": "echo"})[0] == {"do": "echo"}
 
