@@ -175,6 +175,34 @@ def test_a_cluster_that_is_named_is_used_however_little_there_is_to_do(
         made("both.parquet", workers=0, address="auto")
 
 
+def test_a_slow_network_is_given_to_actors_once_it_shows(
+    model: Model,
+    dataset: str,
+    asked: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = list[int]()
+
+    def made(name: str, **options: Any) -> dict[str, Any]:
+        told.clear()
+        return bulk.run(
+            model, dataset, str(tmp_path / name), part_frames=PART,
+            progress=lambda _, done, __, ___: told.append(done), **options,
+        )  # fmt: skip
+
+    monkeypatch.setattr(bulk, "FIRST_SECONDS", 0)
+    monkeypatch.setattr(bulk.cores, "usable", lambda: 2)
+    assert made("quick.parquet")["workers"] == 0
+    monkeypatch.setattr(bulk, "LONG_SECONDS", 1e-9)
+    assert made("asked.parquet", workers=0)["workers"] == 0
+    assert made("slow.parquet")["workers"] == 2
+    assert told[0] == 0 < told[1] < RECORDS == told[-1] and told == sorted(told)
+    alike(rows(tmp_path / "slow.parquet"), rows(asked["out"]))
+    monkeypatch.setattr(bulk.cores, "usable", lambda: 1)
+    assert made("one_core.parquet")["workers"] == 0
+
+
 # --- broken off
 
 

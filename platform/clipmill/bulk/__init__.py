@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from clipmill import catalog as catalogs
-from clipmill import checkpoint, cluster, infer, storage
+from clipmill import checkpoint, cluster, cores, infer, storage
 from clipmill import plan as plans
 from clipmill.bulk import near, pool, rows
 from clipmill.bulk.asking import Asked, asked_of
-from clipmill.bulk.parts import MOST_BYTES, Parts, cut, filled
+from clipmill.bulk.parts import MOST_BYTES, Cut, Parts, cut, filled
 from clipmill.errors import DataError, UsageError
 from clipmill.evaluate.pieces import pieces
 from clipmill.evaluate.work import Answered, answered
@@ -29,7 +29,8 @@ from clipmill.plan import Plan
 __all__ = ["Asked", "run"]
 
 SUFFIX = ".parquet"
-SMALL_FRAMES = 1 << 15  # below, Ray would take longer to start than the work takes
+SMALL_FRAMES = 1 << 15  # below, Ray may take longer to start than the work takes
+FIRST_SECONDS, LONG_SECONDS = 10.0, 60.0  # of work, after which one sees whether more is left
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
@@ -52,7 +53,8 @@ def run(
     """Ask a model about every record of a dataset, and tell what came of it.
 
     `workers` are actors on Ray with a model each; 0 answers in this process, None takes what the
-    machine or the cluster has, or this process where there is little to do and no cluster is named.
+    machine or the cluster has. Where there is little to do and no cluster is named, that is this
+    process, until it shows that the network is a slow one.
     """
     if workers is not None:
         cluster.check_used(workers, address)
@@ -125,7 +127,7 @@ class _Job:
     progress: Progress | None
 
     def __post_init__(self) -> None:
-        self.todo = cut(self.plan, self.parts.todo, self.part_frames)
+        self.todo = self._cut()
         self.total = len(np.unique(self.plan.epoch(0).record[:, 0]))
         self.before = self.done = self.total - sum(self.todo.records)
         self.workers, self.bad, self.began = 0, 0, time.monotonic()
@@ -133,23 +135,33 @@ class _Job:
 
     def run(self, workers: int | None, address: str | None) -> None:
         """Write the parts that are missing."""
-        parts = self.todo.pieces
-        if not parts:
-            return
-        is_here = workers == 0 or (workers is None and self._is_small(address))
-        with contextlib.ExitStack() as stack:
-            if not is_here:
-                stack.enter_context(cluster.session(address))
-                self.workers = min(workers or room(self.model), len(parts))
-            self._tell()
-            made = self._here() if is_here else self._by_actors()
-            stack.enter_context(contextlib.closing(made))  # nothing is left running by an error
+        self._tell()
+        if workers == 0 or (workers is None and self._is_small(address)):
+            self._all_of(self._here(), until=self._is_long if workers is None else None)
+            self.todo = self._cut()
+        if self.todo.pieces:
+            with cluster.session(address):
+                self.workers = min(workers or room(self.model), len(self.todo.pieces))
+                self._all_of(self._by_actors())
+
+    def _all_of(
+        self, made: Generator[list[Answered]], until: Callable[[], bool] | None = None
+    ) -> None:
+        with contextlib.closing(made):  # nothing is left running by an error
             for answers in made:
                 self._write(answers)
+                if until is not None and until():
+                    return
 
     def _is_small(self, address: str | None) -> bool:
         """Whether Ray is not worth its start; who names a cluster wants that to be used."""
         return not cluster.is_named(address) and sum(self.todo.frames) < SMALL_FRAMES
+
+    def _is_long(self) -> bool:
+        """Whether one network here takes so long that one on every other core, too, is worth it."""
+        others = cores.usable() // self.model.recipe.train.threads - 1
+        is_known = time.monotonic() - self.began >= FIRST_SECONDS
+        return others > 0 and infer.device() == "cpu" and is_known and self._left() >= LONG_SECONDS
 
     def _by_actors(self) -> Generator[list[Answered]]:
         return pool.answered(
@@ -176,12 +188,19 @@ class _Job:
     def _tell(self) -> None:
         if self.progress is None:
             return
-        total, made = self.total, self.done - self.before
         figures = {"bad": float(self.bad)}
-        if made:
-            rate = made / (time.monotonic() - self.began)
-            figures |= {"videos_per_second": rate, "minutes_left": (total - self.done) / rate / 60}
-        self.progress("asking about videos", self.done, total, figures)
+        if self.done > self.before:
+            rate = (self.done - self.before) / (time.monotonic() - self.began)
+            figures |= {"videos_per_second": rate, "minutes_left": self._left() / 60}
+        self.progress("asking about videos", self.done, self.total, figures)
+
+    def _left(self) -> float:
+        """Seconds that the rest will take, as it has gone so far."""
+        passed = time.monotonic() - self.began
+        return (self.total - self.done) * passed / max(1, self.done - self.before)
+
+    def _cut(self) -> Cut:
+        return cut(self.plan, self.parts.todo, self.part_frames)
 
 
 def room(model: Model) -> int:
