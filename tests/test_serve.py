@@ -348,7 +348,7 @@ def limits_of(monkeypatch: pytest.MonkeyPatch, **options: Any) -> serve.Allowed:
 
     monkeypatch.setattr(serve, "make_app", make_app)
     monkeypatch.setattr(
-        "clipmill.api.answers._sources", lambda *_: [serve.fixed("still", model_of("still"))]
+        "clipmill.api.serving._sources", lambda *_: [serve.fixed("still", model_of("still"))]
     )
     with pytest.raises(UsageError, match="told enough"):
         api.serve(["still"], port=0, **options)
@@ -531,7 +531,7 @@ def test_the_command_line_tells_a_server_its_names(monkeypatch: pytest.MonkeyPat
     told: list[Any] = []
     monkeypatch.setattr(serve, "run", lambda app, **options: told.append(options["names"]))
     monkeypatch.setattr(
-        "clipmill.api.answers._sources", lambda *_: [serve.fixed("still", model_of("still"))]
+        "clipmill.api.serving._sources", lambda *_: [serve.fixed("still", model_of("still"))]
     )
     words = ["serve", "still", "--port", "0", "--name"]
     ran = CliRunner().invoke(cli_app, [*words, "a.example", "--name", "B.example"])

@@ -4,7 +4,7 @@ Every function takes plain values and gives a plain dict with the keys that `--j
 Progress is a callback `(what, done, total, figures)`. Heavy libraries are imported inside.
 """
 
-from clipmill.api.answers import compare, embed, evaluate, features, picture, predict, serve
+from clipmill.api.answers import compare, embed, evaluate, features, picture, predict
 from clipmill.api.datasets import (
     browse,
     forget,
@@ -24,6 +24,7 @@ from clipmill.api.galleries import (
 from clipmill.api.installed import plugins_check, plugins_list, plugins_show
 from clipmill.api.jobs import jobs_list, jobs_logs, jobs_stop, jobs_wait, submit
 from clipmill.api.ledger import clean, follow, promote, runs, show, trace
+from clipmill.api.serving import serve
 from clipmill.api.shared import Progress, recipe
 from clipmill.api.tables import evidence, plugins_table, transfer
 from clipmill.api.training import (

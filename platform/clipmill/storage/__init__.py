@@ -11,20 +11,15 @@ from clipmill.storage.files import (
     list_files,
     local,
     opened,
-    put,
-    put_json,
     read,
     read_json,
     read_range,
-    remove,
-    remove_folder,
-    remove_parts,
     stamp,
     stamps,
-    writing,
 )
 from clipmill.storage.hold import holding
 from clipmill.storage.places import absolute, below, is_remote, join, name_of, parent, store_of
+from clipmill.storage.whole import put, put_json, remove, remove_folder, remove_parts, writing
 
 __all__ = [
     "absolute",

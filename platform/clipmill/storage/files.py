@@ -1,4 +1,4 @@
-"""Files of any store: list, read, write whole or not at all, remove.
+"""Files of any store: what is there, and what is in them.
 
 Every fault of a disk, store or network is one StorageError that names the path.
 """
@@ -6,10 +6,8 @@ Every fault of a disk, store or network is one StorageError that names the path.
 import contextlib
 import io
 import json
-import mmap
 import os
 import re
-import shutil
 import stat
 import sys
 import tempfile
@@ -109,7 +107,7 @@ def _web_info(path: str) -> dict[str, Any] | None:
             cause = error.__cause__
             if cause is None or getattr(cause, "status", None) in (404, 410):
                 return None
-            raise OSError(_told(cause)) from error
+            raise OSError(words_of(cause)) from error
         return found
 
 
@@ -155,6 +153,17 @@ def read(path: str) -> bytes:
         store, inner = store_of(path)
         with store.open_input_file(inner) as file:
             return bytes(file.read())
+
+
+def read_json(path: str) -> dict[str, object]:
+    """Read a JSON object."""
+    try:
+        value = json.loads(read(path))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StorageError(f"{path} is not JSON: {error}", "a JSON object") from error
+    if not isinstance(value, dict):
+        raise StorageError(f"{path} holds a {type(value).__name__}", "a JSON object")
+    return value
 
 
 def read_range(path: str, offset: int, length: int) -> bytes:
@@ -255,7 +264,7 @@ def _reading(path: str) -> Iterator[None]:
         raise StorageError(f"{path} is not there", "a file that can be read") from error
     except _troubles(path) as error:
         raise StorageError(
-            f"{path} cannot be read: {_told(error)}", "a file that can be read"
+            f"{path} cannot be read: {words_of(error)}", "a file that can be read"
         ) from error
 
 
@@ -266,141 +275,9 @@ def _troubles(path: str) -> tuple[type[BaseException], ...]:
     return (OSError, ValueError, *([client.ClientError] if client else []))
 
 
-def _told(error: BaseException) -> str:
-    """Tell an error without what differs each time."""
+def words_of(error: BaseException) -> str:
+    """An error, without what differs each time."""
     if (status := getattr(error, "status", None)) is not None:
         return f"the server answered {status} {getattr(error, 'message', '')}".strip()
     text = re.sub(r" *\(Request ID: [^)]*\)", "", str(error))
     return text or type(error).__name__
-
-
-@contextlib.contextmanager
-def writing(path: str) -> Iterator[IO[bytes]]:
-    """Open a file for writing that appears whole under its name, or not at all."""
-    with (
-        making(path),
-        _remote_writing(path) if is_remote(path) else _local_writing(path) as file,
-    ):
-        yield file
-
-
-@contextlib.contextmanager
-def making(path: str) -> Iterator[None]:
-    """Tell what hinders writing there."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror or _told(error)}",
-            "a place with room that can be written to",
-            "choose another place, or make room",
-        ) from error
-
-
-@contextlib.contextmanager
-def _local_writing(path: str) -> Iterator[IO[bytes]]:
-    folder, name = os.path.split(absolute(path))
-    os.makedirs(folder, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".part", dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), 0o644)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(folder)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
-@contextlib.contextmanager
-def _remote_writing(path: str) -> Iterator[IO[bytes]]:
-    if is_http(path):
-        raise StorageError(f"{path} is on a web server", "a disk or an object store to write to")
-    # Closing a store's own stream publishes whatever it holds, after an error too: spool first,
-    # and then give it all in one call, which nothing of ours can interrupt half-way.
-    with tempfile.TemporaryFile() as spool:
-        yield spool
-        spool.flush()
-        store, inner = store_of(path)
-        with store.open_output_stream(inner, compression=None) as out:
-            if os.fstat(spool.fileno()).st_size:
-                with mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-                    out.write(whole)
-
-
-def _sync_folder(folder: str) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def put(path: str, data: bytes) -> None:
-    """Write a whole file that is visible whole or not at all."""
-    with writing(path) as file:
-        file.write(data)
-
-
-def put_json(path: str, value: object) -> None:
-    """Write a value as readable JSON."""
-    put(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
-
-
-def read_json(path: str) -> dict[str, object]:
-    """Read a JSON object."""
-    try:
-        value = json.loads(read(path))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StorageError(f"{path} is not JSON: {error}", "a JSON object") from error
-    if not isinstance(value, dict):
-        raise StorageError(f"{path} holds a {type(value).__name__}", "a JSON object")
-    return value
-
-
-def remove_parts(folder: str) -> None:
-    """Remove what interrupted writers left; only for the one who holds the folder.
-
-    Object stores show nothing of an upload that was broken off.
-    """
-    for path in Path(folder).rglob(".*.part") if not is_remote(folder) else ():
-        path.unlink(missing_ok=True)
-
-
-def remove(path: str) -> None:
-    """Remove a file."""
-    with _removing(path):
-        if is_remote(path):
-            store, inner = store_of(path)
-            store.delete_file(inner)
-        else:
-            os.unlink(path)
-
-
-def remove_folder(path: str) -> None:
-    """Remove a folder with all that is in it, if it is there."""
-    if not is_remote(path):
-        shutil.rmtree(path, ignore_errors=True)
-    elif exists(path):
-        with _removing(path):
-            store, inner = store_of(path)
-            store.delete_dir(inner)
-
-
-@contextlib.contextmanager
-def _removing(path: str) -> Iterator[None]:
-    if is_http(path):
-        raise StorageError(f"{path} is on a web server", "a disk or an object store")
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise StorageError(f"{path} is not there", "a file to remove") from error
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be removed: {error.strerror or _told(error)}",
-            "a place that we may change",
-        ) from error

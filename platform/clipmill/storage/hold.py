@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from clipmill.errors import BusyError, StorageError
-from clipmill.storage import files
+from clipmill.storage import files, whole
 from clipmill.storage.places import is_http, is_remote, join
 
 HELD = ".held"
@@ -32,7 +32,7 @@ def holding(folder: str, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(folder: str, what: str) -> Iterator[None]:
-    with files.making(folder):
+    with whole.making(folder):
         os.makedirs(folder, exist_ok=True)
         file = open(os.path.join(folder, HELD), "a+")  # noqa: SIM115
     with file:
@@ -85,7 +85,7 @@ class _Lease:
 
     def write(self) -> None:
         who = {"holder": self.what, "host": socket.gethostname(), "pid": os.getpid()}
-        files.put_json(self.path, {**who, "time": time.time(), "token": self.token})
+        whole.put_json(self.path, {**who, "time": time.time(), "token": self.token})
 
     def keep(self) -> None:
         while not self.lost_to and not self.ended.wait(RENEW_SECONDS):
@@ -134,6 +134,6 @@ def _leased(folder: str, what: str) -> Iterator[None]:
         # An error of the work itself is not to be hidden by one of the lease.
         with contextlib.suppress(StorageError):
             if lease.is_ours():
-                files.remove(lease.path)
+                whole.remove(lease.path)
     if lease.lost_to:
         raise _busy(folder, lease.lost_to, "run it again when that has ended: both have written")
