@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from typer.testing import CliRunner
 
 from clipmill import ingest, recipe, video
 from clipmill.cli import app
+from clipmill.worlds import WORLDS
 from tiny import moving, recipe_of, write_videos
 
 CLI = [sys.executable, "-c", "from clipmill.cli import main; main()"]
@@ -177,6 +179,11 @@ def test_every_verb_has_help_and_json(name: str) -> None:
     assert code == 0
     assert verbs()[name].help.strip() and "--json" in out
     assert all(getattr(option, "help", None) for option in verbs()[name].params), "an option unsaid"
+
+
+def test_the_help_of_worlds_tells_them_all() -> None:
+    (told,) = [each.help for each in verbs()["worlds make"].params if each.name == "name"]
+    assert sorted(re.findall(r"[a-z]+(?:-[a-z]+)?", told.replace(" or ", " "))) == sorted(WORLDS)
 
 
 @pytest.mark.parametrize(

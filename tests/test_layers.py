@@ -6,6 +6,7 @@ lines; every check runs over the real tree, and over a bad one that it has to re
 
 import ast
 import graphlib
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -333,6 +334,14 @@ def test_the_tree_keeps_the_rule(check: Callable[[Tree], list[str]]) -> None:
     tree = read_all(REPOSITORY)
     assert {"clipmill.errors", *entry_modules()} <= tree.keys()
     assert check(tree) == []
+
+
+def test_the_readme_tells_all_of_the_core_in_its_order() -> None:
+    text = (REPOSITORY / "README.md").read_text()
+    (told,) = re.findall(r"The core, lowest first: (.*?`cli`)\.", text, re.DOTALL)
+    names = re.findall("`([a-z]+)`", told)
+    assert sorted(names) == sorted(RANK.keys() - {"__init__", "__main__"})
+    assert [RANK[name] for name in names] == sorted(RANK[name] for name in names)
 
 
 # --- the checks themselves: each bad tree is one file that a check has to refuse

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,14 @@ def test_the_template_is_found_beside_the_others(installed: Path, tmp_path: Path
     found = json.loads(run("-c", LIST, cwd=tmp_path, path=installed))
     assert ["tiny_video", "clipmill-template", "0.1.0", ""] in found
     assert {"c3d", "single_frame"} <= {name for name, *_ in found}
+
+
+def test_the_recipe_in_the_readme_is_a_whole_one(installed: Path, tmp_path: Path) -> None:
+    words = (TEMPLATE / "README.md").read_text().splitlines()
+    shown = [line for line in words if re.match(r" {7}\w+: +\{", line)]
+    (tmp_path / "recipe.yaml").write_text(textwrap.dedent("\n".join(shown)))
+    parse = "from clipmill import recipe; print(recipe.load('recipe.yaml').train.steps)"
+    assert run("-c", parse, cwd=tmp_path, path=installed) == "300\n"
 
 
 def test_the_templates_own_test_passes(installed: Path) -> None:

@@ -26,6 +26,7 @@ from clipmill.video import (
     source,
     transcode,
 )
+from clipmill.video.part import Span
 from test_video import (
     BILINEAR,
     COUNT,
@@ -218,6 +219,11 @@ def test_a_span_beyond_the_end_is_told(
 ) -> None:
     with pytest.raises(VideoError, match=r"a span from .*; wanted a part of its 1\.6"):
         transcode(streams[kind], Profile(), start_seconds=start, end_seconds=end)
+
+
+def test_a_whole_video_that_lasts_no_time_is_told_as_such() -> None:
+    with pytest.raises(VideoError, match=r"v\.mp4: its frames last 0\.000 s; wanted a video of"):
+        Span().refuse_beyond("v.mp4", 0.0)
 
 
 @pytest.mark.parametrize(

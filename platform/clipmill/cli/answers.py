@@ -114,8 +114,9 @@ Actors = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Workers on Ray, a model each; 0 asks in this process. Else as there is room, and in"
-        " this process where there is little to do and no cluster is named.",
+        help="Workers on Ray, a model each; 0 asks in this process. Else as there is room; where"
+        " there is little to do and no cluster is named, in this process until the network shows"
+        " to be a slow one.",
     ),
 ]
 

@@ -24,7 +24,8 @@ def worlds_make(
     name: Annotated[
         str,
         typer.Argument(
-            help="appearance, direction, order, long-gap, switch, av-joint, unlabelled or objects."
+            help="appearance, direction, order, long-gap, switch, av-joint, unlabelled, objects or"
+            " identities."
         ),
     ],
     out: Annotated[str, typer.Option(help="Folder to write the videos to.")],

@@ -57,11 +57,18 @@ class Span:
         """Refuse a span that the video does not hold."""
         last = self.start_seconds if self.end_seconds is None else self.end_seconds
         slack = ROUNDING_SECONDS if self.end_seconds is not None else -ROUNDING_SECONDS
-        if last > duration_seconds + slack:
+        if last <= duration_seconds + slack:
+            return
+        if self.is_whole:
             raise VideoError(
-                f"{name}: a span from {self.start_seconds:g} s to {last:g} s",
-                f"a part of its {duration_seconds:.3f} s",
+                f"{name}: its frames last {duration_seconds:.3f} s",
+                "a video of some time",
+                "check that it plays, or leave it out",
             )
+        raise VideoError(
+            f"{name}: a span from {self.start_seconds:g} s to {last:g} s",
+            f"a part of its {duration_seconds:.3f} s",
+        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Single pictures: to JPEG for pages and reports, and from files. Knows nothing of videos."""
+"""Single pictures: to JPEG for pages and reports, and from files. Knows of videos how large a frame may be."""
 
 import numpy as np
 from av.video.frame import VideoFrame
