@@ -29,7 +29,7 @@ from clipmill import api, bulk, catalog, evaluate, feed, infer
 from clipmill import plan as plans
 from clipmill import recipe as recipes
 from clipmill.bulk import near, pool
-from clipmill.bulk.parts import Parts, bytes_of, cut, filled
+from clipmill.bulk.parts import WORDS, Parts, bytes_of, cut, filled
 from clipmill.errors import DataError, UsageError
 from clipmill.evaluate.pieces import pieces
 from clipmill.evaluate.work import Answered
@@ -228,7 +228,7 @@ def test_what_was_stopped_goes_on_from_its_parts(
         bulk.run(model, dataset, out, workers=workers, part_frames=PART, progress=stop)
     before = parts_of(out)
     assert before and not Path(out).exists()
-    with pytest.raises(DataError, match="beginning of a table of another .*plan_digest"):
+    with pytest.raises(DataError, match="beginning of a table of another .*takes"):
         bulk.run(model, dataset, out, workers=0, part_frames=PART, split="test")
     made = bulk.run(model, dataset, out, workers=workers, part_frames=PART, progress=look)
     assert 0 < made["resumed_records"] < RECORDS
@@ -299,10 +299,12 @@ def test_another_model_does_not_go_on_with_what_was_begun(
     out = str(tmp_path / "a.parquet")
     with pytest.raises(KeyboardInterrupt):
         bulk.run(first, dataset, out, workers=0, part_frames=PART, progress=stop)
-    with pytest.raises(DataError, match=f"beginning of a table of another .*{what}"):
+    with pytest.raises(
+        DataError, match=f"beginning of a table of another .*{WORDS.get(what, what)}"
+    ):
         bulk.run(others[what](), dataset, out, workers=0, part_frames=PART)
     bulk.run(first, dataset, out, workers=0, part_frames=PART)
-    with pytest.raises(DataError, match=f"is there, of another .*{what}"):
+    with pytest.raises(DataError, match=f"is there, of another .*{WORDS.get(what, what)}"):
         bulk.run(others[what](), dataset, out, workers=0, part_frames=PART)
 
 
@@ -337,12 +339,24 @@ def test_a_table_that_is_there_is_not_made_again_and_not_overwritten(
     before = Path(asked["out"]).stat().st_ino
     again = bulk.run(model, dataset, asked["out"], workers=0, part_frames=PART)
     assert again["nothing_to_do"] and again["answered"] == RECORDS
-    with pytest.raises(DataError, match=r"results.parquet is there, of another .*plan_digest"):
+    with pytest.raises(DataError, match=r"results.parquet is there, of another .*takes"):
         bulk.run(model, dataset, asked["out"], workers=0, split="test")
+    with pytest.raises(DataError, match=r"of another question \(answers, or embeddings\)"):
+        bulk.run(model, dataset, asked["out"], asked="embeddings", workers=0)
     assert Path(asked["out"]).stat().st_ino == before
 
 
 # --- what cannot be
+
+
+def test_a_choice_of_no_records_is_wrong_use(model: Model, dataset: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "a.parquet")
+    for chosen, told in (
+        ({"split": "tset"}, "split 'tset'"),
+        ({"where": "fps > 999"}, "fps > 999"),
+    ):
+        with pytest.raises(UsageError, match=rf"{told}.*has no records; .*'train': \d+"):
+            bulk.run(model, dataset, out, workers=0, **chosen)
 
 
 def test_bad_videos_are_rows_and_counted(

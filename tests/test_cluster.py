@@ -1,13 +1,17 @@
 """The Ray to work on: who has no token is let into none, and is told so in a line."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from clipmill import cluster
+import tiny
+from clipmill import api, cluster
+from clipmill.errors import ClipmillError
 
 JOIN = """
 import sys
@@ -62,11 +66,34 @@ def test_a_ray_that_is_up_or_named_is_not_started(monkeypatch: pytest.MonkeyPatc
     assert not cluster.starts_one() and cluster.starts_one("local")
 
 
+def test_where_nothing_listens_is_told_at_once_and_leaves_nothing(
+    trained: dict[str, Any], dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:  # bound, but it does not listen
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setattr("ray.is_initialized", lambda: False)
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        out = str(tmp_path / "a.parquet")
+        model = f"{trained['folder']}/model"
+        asked = tiny.run_recipe(dataset, tmp_path / "runs", "a", workers=1)
+        told = rf"nothing listens at (ray://)?{address}: .*refused; wanted HOST:PORT"
+        for ask in (
+            lambda: api.train(asked),
+            lambda: api.train(asked, address=f"ray://{address}"),
+            lambda: api.evaluate(model, workers=1),
+            lambda: api.predict(model, [dataset], out=out),
+        ):
+            with pytest.raises(ClipmillError, match=told):
+                ask()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_local_ray_has_a_token_of_its_own_and_leaves_none_at_home(tmp_path: Path) -> None:
     own, stranger = filter(None, told(tmp_path, OWN, JOIN))
     assert own.split()[1] == "64"
-    assert "no Ray at" in stranger and "it hangs up on who has another token" in stranger
+    assert "no Ray at" in stranger and "RAY_AUTH_TOKEN_PATH to a file with it" in stranger
     assert list(tmp_path.rglob("*token*")) == []
 
 

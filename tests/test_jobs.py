@@ -229,6 +229,16 @@ def test_a_verb_asked_for_as_an_option_is_told_how(verb: str) -> None:
     )
 
 
+def test_what_stands_where_a_verb_should_is_told_as_such() -> None:
+    words = ["submit", "--address", "http://127.0.0.1:1", "--", "evalute", "x"]
+    command = [sys.executable, "-c", "from clipmill.cli import main; main()", *words]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == (
+        "clipmill: no verb 'evalute'; wanted a verb after --; did you mean evaluate?\n"
+    )
+
+
 # --- the head
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from clipmill import recipe, runs, storage, track
 from clipmill.errors import RunError
-from clipmill.folder import SWEEP
+from clipmill.folder import MARKER, SWEEP
 from tiny import recipe_of
 
 
@@ -52,6 +52,14 @@ def sweep_of(folder: Path, **states: str) -> Path:
     rows = [{"name": name, "state": state} for name, state in states.items()]
     storage.put_json(str(folder / "tried" / SWEEP), {"trials": rows})
     return folder / "tried"
+
+
+def test_a_run_has_come_as_far_as_it_has_committed(tmp_path: Path) -> None:
+    home = made(tmp_path, "a", steps=3)
+    last = home / "checkpoints" / "step-00000005-abc"
+    last.mkdir(parents=True)
+    (last / MARKER).touch()
+    assert runs.standing(str(home))["steps"] == 5
 
 
 def test_a_trial_is_stopped_by_its_sweep_or_waits_in_it(tmp_path: Path) -> None:

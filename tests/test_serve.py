@@ -177,6 +177,9 @@ def test_the_models_are_listed(client: httpx.Client) -> None:
 def test_health_and_readiness_need_no_token(models: dict[str, infer.Model]) -> None:
     with client_of(app_of(models), {}) as client:
         assert client.get("/healthz").json() == {"status": "alive"}
+        for path in ("/", "/healthz", "/readyz"):  # as some load balancers ask
+            asked = client.head(path)
+            assert (asked.status_code, asked.content) == (200, b"")
         told = client.get("/readyz").json()
     assert told == {"status": "ready", "models": {"moving": "ready", "still": "ready"}}
 
@@ -562,12 +565,13 @@ def test_on_a_network_pages_of_others_are_refused_too(models: dict[str, infer.Mo
 def serve_until_stopped(folder: str, tell: Connection) -> None:
     """Load a model folder and serve it: what the child process runs."""
     app = app_of({"still": infer.load(folder)})
-    serve.run(app, port=0, token=TOKEN, ready=tell.send)
+    left: list[int] = []
+    serve.run(app, port=0, token=TOKEN, ready=tell.send, leaving=left.append)
     app.state.service.close()
-    tell.send("stopped")
+    tell.send(("stopped", left))
 
 
-Stop = Callable[[int], int | None]
+Stop = Callable[..., int | None]
 
 
 @contextlib.contextmanager
@@ -579,11 +583,13 @@ def process_of(folder: Path, model: infer.Model) -> Iterator[tuple[str, Stop]]:
     process.start()
     told.close()
 
-    def stop(which: int) -> int | None:
+    def stop(which: int, left: int = 0, then: Callable[[int], object] | None = None) -> int | None:
         assert process.pid is not None
         os.kill(process.pid, which)
+        if then:
+            then(process.pid)
         assert heard.poll(60)
-        assert heard.recv() == "stopped"
+        assert heard.recv() == ("stopped", [left] if left else [])
         process.join(60)
         return process.exitcode
 
@@ -668,7 +674,7 @@ def test_a_signal_ends_a_server_after_its_answers(
         line.sendall(head_of(client, KIND, f"Content-Length: {len(body)}") + body[:1000])
         assert client.get("/healthz").status_code == 200  # so the server has the first part
         with futures.ThreadPoolExecutor(1) as pool:
-            ending = pool.submit(stop, which)
+            ending = pool.submit(stop, which, 1)
             wait_until_refused(client)
             line.sendall(body[1000:])
             status, answer = answer_on(line)
@@ -678,6 +684,28 @@ def test_a_signal_ends_a_server_after_its_answers(
     assert numbers_in(json.loads(answer)["classes"]) == pytest.approx(
         numbers_in(direct["classes"]), abs=1e-5
     )
+
+
+def test_a_second_ctrl_c_cuts_off_and_says_so(
+    models: dict[str, infer.Model], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        process_of(tmp_path, models["still"]) as (address, stop),
+        visitor(address) as client,
+        connected(client) as line,
+    ):
+        line.sendall(head_of(client, KIND, "Content-Length: 200000") + b"--b\r\n")
+        assert client.get("/healthz").status_code == 200  # so the server has the first part
+
+        def again(process: int) -> None:
+            wait_until_refused(client)
+            os.kill(process, signal.SIGINT)
+
+        assert stop(signal.SIGINT, 1, again) == 0
+        status, body = answer_on(line)
+    assert status == 503
+    assert "the server has ended" in json.loads(body)["detail"]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def wait_until_refused(client: httpx.Client) -> None:

@@ -143,11 +143,15 @@ def test_a_version_that_failed_is_tried_again_after_a_while(
     assert (shelf.find("still").version, shelf.states()) == ("2", {"still": "ready"})
 
 
-def test_a_server_without_one_model_is_told_why() -> None:
-    broken = Registry()
+def test_a_server_without_one_model_is_told_why_once(caplog: pytest.LogCaptureFixture) -> None:
+    broken, whole = Registry(), Registry()
     broken.broken = {"1"}
     with pytest.raises(RegistryError, match="version 1 is damaged"):
-        serve.Shelf([broken.source("still")]).load()
+        serve.Shelf([broken.source("still"), broken.source("other")]).load()
+    assert [line.split()[1] for line in caplog.messages] == ["other"]
+    caplog.clear()
+    serve.Shelf([whole.source("whole"), broken.source("still")]).load()
+    assert ["model still cannot be loaded" in line for line in caplog.messages] == [True]
 
 
 def test_a_version_is_swapped_under_load_and_no_request_fails(

@@ -47,6 +47,13 @@ def test_what_comes_back_is_what_was_seen(
             assert np.array_equal(one[name], two[name]), name
 
 
+def test_spans_end_with_the_video_where_its_last_frame_stands(looks: Looks) -> None:
+    long = plugin.make("c3d", {**FIELDS, "frames": 64})
+    told = viewing.looked_at(replace(looks, plugin=long), walk()).told
+    duration = told["input"]["duration_seconds"]
+    assert [span["end_seconds"] for span in told["spans"]] == [pytest.approx(duration)] * 4
+
+
 def test_a_video_of_which_nothing_is_looked_at_is_refused(looks: Looks, clip: bytes) -> None:
     class Blind(type(looks.plugin)):  # type: ignore[misc]
         def plan(self, *given: Any) -> Any:

@@ -6,8 +6,10 @@ Knows nothing of what runs on it.
 import contextlib
 import logging
 import os
+import re
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -31,6 +33,7 @@ QUIET = {
     "RAY_enable_metrics_collection": "0",
     "RAY_task_events_report_interval_ms": "0",
 }
+KNOCK_SECONDS = 10.0
 
 
 @contextlib.contextmanager
@@ -55,9 +58,7 @@ def session(address: str | None = None, *, dashboard: bool = False) -> Iterator[
 
 def starts_one(address: str | None = None) -> bool:
     """Tell whether a session would start a local Ray: none is up, and none is named."""
-    ray = sys.modules.get("ray")  # one that is not even loaded is not up
-    is_up = ray is not None and ray.is_initialized()
-    return not is_up and not is_named(address)
+    return not _is_up() and not is_named(address)
 
 
 def is_named(address: str | None = None) -> bool:
@@ -65,12 +66,34 @@ def is_named(address: str | None = None) -> bool:
     return _chosen(address) != "local"
 
 
-def check_used(workers: int, address: str | None) -> None:
-    """Refuse a cluster that nobody would work on."""
-    if workers == 0 and address:
+def check(workers: int | None, address: str | None) -> None:
+    """Refuse a cluster that nobody would work on, or where nothing listens; None is as many as fit."""
+    if workers != 0 and not _is_up():
+        _knock(_chosen(address))
+    elif workers == 0 and address:
         raise UsageError(
             f"0 workers, and the cluster at {address}", "workers there, or none and no cluster"
         )
+
+
+def _knock(address: str) -> None:
+    """Ray tries for minutes, heeding no signal, where this takes no second."""
+    named = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
+    if named is None:  # it is looked for, or started
+        return
+    try:
+        socket.create_connection((named[1], int(named[2])), KNOCK_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClipmillError(
+            f"nothing listens at {address}: {error}",
+            "HOST:PORT of a cluster's head, as `ray start --head` tells it",
+            "check --address or RAY_ADDRESS, and that the head is up",
+        ) from None
+
+
+def _is_up() -> bool:
+    ray = sys.modules.get("ray")  # one that is not even loaded is not up
+    return ray is not None and bool(ray.is_initialized())
 
 
 def _chosen(address: str | None) -> str:
@@ -87,6 +110,7 @@ def start(address: str, *, dashboard: bool = False) -> None:
     """Connect to a cluster, or start a local one with a token of its own; both without chatter."""
     import ray
 
+    _knock(address)
     logging.getLogger("ray").setLevel(logging.ERROR)
     if address == "local" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one home
@@ -103,9 +127,9 @@ def start(address: str, *, dashboard: bool = False) -> None:
         raise _stranger(address, error) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClipmillError(
-            f"no Ray at {address}: {error}",
-            "a cluster that answers",
-            "check RAY_ADDRESS, and RAY_AUTH_TOKEN_PATH: it hangs up on who has another token",
+            f"no Ray at {address} lets us in: {error}",
+            "a cluster, and the token that its nodes were started with",
+            "set RAY_AUTH_TOKEN_PATH to a file with it; check --address or RAY_ADDRESS",
         ) from error
     except Exception as error:  # a bare one tells that no node was up in half a minute
         raise ClipmillError(

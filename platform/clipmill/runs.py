@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clipmill import storage, track
-from clipmill.folder import SWEEP, Folder, committed, read_metrics, step_of
+from clipmill.folder import SWEEP, Folder, committed, committed_step, read_metrics, step_of
 from clipmill.storage.hold import HELD
 
 # Trials of a sweep are also "stopped" by it, or "waiting" while it trains others.
@@ -137,7 +137,7 @@ def _so_far(home: Folder, recipe: Row, rows: Sequence[Row]) -> Row:
         "run_id": track.run_id_of(home.path),
         "name": recipe["run"]["name"],
         "folder": home.path,
-        "steps": last.get("step", 0),
+        "steps": max(last.get("step", 0), committed_step(home)),
         "metrics": _figures(last),
     }
 

@@ -149,7 +149,7 @@ def _asked(looks: Looks, seen: Seen, footage: feed.Footage | None) -> Asked:
     if not len(takes):
         raise VideoError(f"a video of which {type(looks.plugin).name} looks at nothing", "another")
     batches = _batches(plan, takes, footage) if footage else iter(())
-    told = {"spans": _spans(takes, seen.fps), "input": seen.input}
+    told = {"spans": _spans(takes, seen), "input": seen.input}
     return Asked(takes, batches, told, Clock(seen.fps, seen.frames), _part(looks.plugin, seen))
 
 
@@ -240,9 +240,11 @@ def _sample(plan: Plan, takes: Takes, place: int, footage: feed.Footage) -> Samp
     return {**made, **told}
 
 
-def _spans(takes: Takes, fps: float) -> list[dict[str, float]]:
-    bounds = zip(takes.first[:, 0].tolist(), takes.last[:, 0].tolist(), strict=True)
-    return [{"start_seconds": a / fps, "end_seconds": (b + 1) / fps} for a, b in bounds]
+def _spans(takes: Takes, seen: Seen) -> list[dict[str, float]]:
+    """Where they lie in the video; a clip that is longer than that sees its last frame stand."""
+    bounds = np.stack([takes.first[:, 0], takes.last[:, 0] + 1], 1)
+    seconds = np.minimum(bounds, seen.frames) / seen.fps
+    return [{"start_seconds": start, "end_seconds": end} for start, end in seconds.tolist()]
 
 
 def _told(info: video.VideoInfo) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from clipmill.api.shared import is_run, model_of, registry_of, run_folder
-from clipmill.errors import RunError, UsageError
+from clipmill.errors import UsageError
 
 if TYPE_CHECKING:
     from clipmill.infer import Model
@@ -29,8 +29,11 @@ def serve(
     folder: str = "runs",
     tracking: str | None = None,
     ready: Callable[[str, str], None] | None = None,
+    leaving: Callable[[int], None] | None = None,
 ) -> None:
     """Answer videos over HTTP until told to stop; `ready` hears the address and the token.
+
+    `leaving` hears how many requests are still answered then; who tells it again cuts them off.
 
     Where an alias moves to another version, that is served within `refresh_seconds`. A gallery,
     by the name of its model, tells whom a video shows. `decoders` are processes, else one a core.
@@ -38,6 +41,8 @@ def serve(
     """
     from clipmill import serve as serving
 
+    if token == "":
+        raise UsageError("an empty token", "a secret one, or none given for a new one")
     known = serving.known_names(names)
     with serving.bind(host, port) as listener:  # a port in use is told before models are loaded
         secret = token or serving.new_token()
@@ -55,6 +60,7 @@ def serve(
                 names=known,
                 listener=listener,
                 ready=lambda address: ready(address, secret) if ready else None,
+                leaving=leaving,
             )
 
 
@@ -79,7 +85,9 @@ def _sources(
     """Models by the names they are served under, to be loaded."""
     names = {version: _name(version, folder) for version in versions}
     if len(set(names.values())) < len(versions):
-        raise RunError(f"several versions of {', '.join(names.values())}", "one version a name")
+        raise UsageError(
+            f"{' and '.join(versions)}, of which several have the same name", "one version a name"
+        )
     if strange := sorted(set(galleries) - set(names.values())):
         raise UsageError(
             f"a gallery for {strange[0]}", f"one of the models served: {', '.join(names.values())}"

@@ -175,7 +175,7 @@ def train(
     from clipmill import cluster, launch
 
     given = recipe(source, overrides)
-    cluster.check_used(given.train.workers, address)
+    cluster.check(given.train.workers, address)
     return launch.run(
         given,
         progress=progress,

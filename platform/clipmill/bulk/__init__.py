@@ -20,6 +20,7 @@ from clipmill import plan as plans
 from clipmill.bulk import near, pool, rows
 from clipmill.bulk.asking import Asked, asked_of
 from clipmill.bulk.parts import MOST_BYTES, Cut, Parts, cut, filled
+from clipmill.catalog import Catalog
 from clipmill.errors import DataError, UsageError
 from clipmill.evaluate.pieces import pieces
 from clipmill.evaluate.work import Answered, answered
@@ -56,13 +57,11 @@ def run(
     machine or the cluster has. Where there is little to do and no cluster is named, that is this
     process, until it shows that the network is a slow one.
     """
-    if workers is not None:
-        cluster.check_used(workers, address)
+    cluster.check(workers, address)
     began, out = time.monotonic(), storage.absolute(out)
     if not storage.name_of(out).endswith(SUFFIX):
         raise UsageError(f"the table {out}", f"a file that ends in {SUFFIX}", "name it in --out")
-    catalog = catalogs.load(data).part(split=split, where=where)
-    plan = plans.of_all(model.recipe, catalog)
+    plan = plans.of_all(model.recipe, _chosen(catalogs.load(data), split, where))
     told = _decisive(model, plan, asked, neighbours)
     with Parts(out, pieces(plan.epoch(0).record[:, 0]), told) as parts:
         if parts.is_joined:
@@ -79,6 +78,20 @@ def run(
     resumed = {"resumed_records": job.before} if job.before else {}
     made = {**_told(model, out, counts, asked, began), **resumed, **share}
     return {**made, "workers": job.workers, "nothing_to_do": False}
+
+
+def _chosen(whole: Catalog, split: str | None, where: str | None) -> Catalog:
+    part = whole.part(split=split, where=where)
+    if not len(part) and (split or where):
+        named = " and ".join(
+            f"{name} {told!r}" for name, told in (("split", split), ("where", where)) if told
+        )
+        raise UsageError(
+            f"{named}, of which {whole.folder} has no records",
+            "at least one",
+            f"it has the splits {plans.splits(whole)}",
+        )
+    return part
 
 
 def _decisive(model: Model, plan: Plan, asked: Asked, neighbours: int) -> dict[str, Any]:

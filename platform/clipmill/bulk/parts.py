@@ -28,6 +28,11 @@ from clipmill.plan import Plan
 LEAST_FRAMES, MOST_FRAMES = 1 << 9, 1 << 15  # of a part: what is lost at most, some ten seconds
 PARTS = 32  # into which little work is cut all the same, so that several workers have some
 MOST_BYTES = 128 << 20  # of the answers of a part, which are held in memory at once
+# What a table is of, in words, where its own name does not say it.
+WORDS = {
+    "asked": "question (answers, or embeddings)", "neighbours": "number of neighbours",
+    "weights_sha256": "weights", "data_digest": "data", "plan_digest": "takes",
+}  # fmt: skip
 BEGUN, TOLD, NAME = "begun.json", b"clipmill", re.compile(r"part-(\d+)-(\d+)\.parquet")
 
 
@@ -124,7 +129,7 @@ class Parts:
         other = [name for name in self._named() if known.get(name) != self.told[name]]
         if other:
             raise DataError(
-                f"{self.out} is there, of another {', '.join(other)}",
+                f"{self.out} is there, of another {_words(other)}",
                 "a new file",
                 "choose another --out, or remove it",
             )
@@ -140,7 +145,7 @@ class Parts:
             other = [name for name in self.told if known.get(name) != self.told[name]]
             if other:
                 raise DataError(
-                    f"{self.folder} holds the beginning of a table of another {', '.join(other)}",
+                    f"{self.folder} holds the beginning of a table of another {_words(other)}",
                     "the same model, data and question as it was begun with",
                     "choose another --out, or remove that folder",
                 )
@@ -226,6 +231,10 @@ def _filled(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def _schema(path: str) -> pa.Schema:
     store, inner = storage.store_of(path)
     return pq.read_schema(inner, filesystem=store)
+
+
+def _words(names: Sequence[str]) -> str:
+    return ", ".join(WORDS.get(name, name) for name in names)
 
 
 def _told(path: str) -> dict[str, Any]:

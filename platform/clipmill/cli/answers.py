@@ -1,6 +1,7 @@
 """Verbs that ask a model: tested, compared, asked about videos, served."""
 
 import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -264,11 +265,17 @@ def serve(
         page = f"{address}/#token={secret}"
         on_screen.result({"address": address, "token": secret, "page": page}, screen.pairs)
 
-    chosen = token or os.environ.get("CLIPMILL_TOKEN")
+    def leaving(count: int) -> None:
+        wait = "1 request is" if count == 1 else f"{count} requests are"
+        told = f"clipmill: stopping; {wait} still answered, unless Ctrl-C ends that"
+        print(told, file=sys.stderr, flush=True)
+
+    chosen = os.environ.get("CLIPMILL_TOKEN") or None if token is None else token
     api.serve(
         versions, host=host, port=port, token=chosen, names=name or (),
         galleries=_galleries(gallery or []), refresh_seconds=refresh_seconds, max_mb=max_mb,
         max_seconds=max_seconds, decoders=decoders, folder=runs, tracking=track, ready=ready,
+        leaving=leaving,
     )  # fmt: skip
 
 

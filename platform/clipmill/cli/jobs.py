@@ -1,5 +1,6 @@
 """Verbs of a cluster: any command run there, and the jobs that are."""
 
+import difflib
 import sys
 import time
 from typing import Annotated, Any
@@ -36,6 +37,15 @@ def _to_output(text: str) -> None:
     print(text, end="", flush=True, file=sys.stderr if on_screen.for_programs else sys.stdout)
 
 
+def _moment(seconds: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else ""
+
+
+def _show_one(result: dict[str, Any]) -> None:
+    took = {} if result["seconds"] is None else {"seconds": duration(result["seconds"])}
+    screen.pairs({**result, "started": _moment(result["started"]), **took})
+
+
 class _Submit(TyperCommand):
     """Tells who asks for a verb as for an option how it is asked for."""
 
@@ -43,17 +53,27 @@ class _Submit(TyperCommand):
         own = args[: args.index("--")] if "--" in args else args
         for word in own:
             if word.startswith("--") and word[2:] in _verbs():
-                told = UsageError(f"submit {word}", f"the verb after --: submit -- {word[2:]} ...")
-                screen.error(str(told))
-                raise typer.Exit(told.exit_code)
-        return super().parse_args(ctx, args)
+                _refuse(f"submit {word}", f"the verb after --: submit -- {word[2:]} ...")
+        behind = args[len(own) + 1 :]
+        rest = super().parse_args(ctx, args)
+        if behind and behind == list(ctx.params["words"]) and behind[0] not in _verbs():
+            near = difflib.get_close_matches(behind[0], _verbs(), 3)
+            todo = f"did you mean {', '.join(near)}?" if near else "`clipmill --help` lists them"
+            _refuse(f"no verb {behind[0]!r}", "a verb after --", todo)
+        return rest
+
+
+def _refuse(got: str, wanted: str, todo: str = "") -> None:
+    told = UsageError(got, wanted, todo)
+    screen.error(str(told))
+    raise typer.Exit(told.exit_code)
 
 
 def _verbs() -> set[str]:
     return set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
-@verb(app, "submit", cls=_Submit)
+@verb(app, "submit", _show_one, cls=_Submit)
 def submit(
     words: Annotated[
         list[str],
@@ -106,9 +126,7 @@ def _show_list(result: dict[str, Any]) -> None:
         (
             row["job"],
             row["status"],
-            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["started"]))
-            if row["started"]
-            else "",
+            _moment(row["started"]),
             duration(row["seconds"]),
             row["command"],
         )
@@ -141,7 +159,7 @@ def jobs_logs(
     return api.jobs_logs(job, address=address, follow=follow, write=_to_output)
 
 
-@verb(jobs, "stop")
+@verb(jobs, "stop", _show_one)
 def jobs_stop(job: Job, address: Head = None) -> dict[str, Any]:
     """End a job and wait until it has ended; a run commits what it has learned first."""
     from clipmill import api
@@ -149,7 +167,7 @@ def jobs_stop(job: Job, address: Head = None) -> dict[str, Any]:
     return api.jobs_stop(job, address=address)
 
 
-@verb(jobs, "wait")
+@verb(jobs, "wait", _show_one)
 def jobs_wait(job: Job, address: Head = None) -> dict[str, Any]:
     """Wait until a job has ended; ends with its exit code."""
     from clipmill import api

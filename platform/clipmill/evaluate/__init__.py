@@ -54,7 +54,7 @@ def evaluate(
     records, too. `keep_meters` adds a meter of each video, by key, where the plugin's meter has
     no score of a single video.
     """
-    cluster.check_used(workers, address)
+    cluster.check(workers, address)
     plan = check(model, catalog, stage)
     parts = pieces(plan.epoch(0).record[:, 0])
     made = (

@@ -103,7 +103,7 @@ def logs(
             return _ended(there, job)
         there.client.get_job_info(job)
         write(there.client.get_job_logs(job))
-        return {key: value for key, value in _state(there, job).items() if key != "exit_code"}
+        return _state(there, job)
 
 
 def stop(job: str, address: str | None = None) -> dict[str, Any]:
@@ -112,8 +112,7 @@ def stop(job: str, address: str | None = None) -> dict[str, Any]:
         was_running = there.client.stop_job(job)
         with _let_alone(job, there.address):
             following.wait(there, job)
-        state = _state(there, job)
-        return {**state, "exit_code": 0, "was_running": was_running}
+        return {**_state(there, job), "was_running": was_running}
 
 
 def wait(job: str, address: str | None = None) -> dict[str, Any]:
@@ -124,7 +123,7 @@ def wait(job: str, address: str | None = None) -> dict[str, Any]:
 
 
 def _state(there: Head, job: str) -> dict[str, Any]:
-    return {**_row(there.client.get_job_info(job)), "address": there.address, "exit_code": 0}
+    return {**_row(there.client.get_job_info(job)), "address": there.address}
 
 
 def _ended(there: Head, job: str) -> dict[str, Any]:

@@ -111,18 +111,21 @@ public = APIRouter()
 closed = APIRouter(dependencies=[Depends(authorised)])
 
 
+@public.head("/", include_in_schema=False)
 @public.get("/", include_in_schema=False)
 async def look() -> HTMLResponse:
     """The page that answers a dropped video."""
     return page_response()
 
 
+@public.head("/healthz", include_in_schema=False)
 @public.get("/healthz", summary="Whether the server lives")
 async def health() -> Health:
     """Answer as long as the event loop turns."""
     return Health(status="alive")
 
 
+@public.head("/readyz", include_in_schema=False)
 @public.get(
     "/readyz", summary="Whether there are models to answer", responses={503: {"model": Readiness}}
 )

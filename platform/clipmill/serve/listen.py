@@ -4,6 +4,7 @@ It refuses requests that some other site had a browser send, by the names that i
 loopback, or if it is told them. Prints nothing. Knows no models and no routes but those of probes.
 """
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
@@ -13,13 +14,14 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clipmill.errors import BusyError, UsageError
 from clipmill.serve.connections import PROBES, protocol
@@ -116,16 +118,51 @@ class SameHost:
         return problem(403, f"got a request from {origin}; wanted one from this server's own page")
 
 
-class _Server(uvicorn.Server):
-    """Tells when it listens."""
+class Parting:
+    """Tells whom the end of the server cuts off, as it tells all else."""
 
-    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or say that nobody will."""
+        has_begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        except asyncio.CancelledError:  # nothing else cancels what is out here
+            if has_begun or scope["type"] != "http":
+                raise
+            gone = problem(503, "the server has ended before it could answer")
+            await gone(scope, receive, send)
+
+
+class _Server(uvicorn.Server):
+    """Tells when it listens, and when it is to end."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listening: Callable[[], None],
+        leaving: Callable[[int], None] | None,
+    ) -> None:
         super().__init__(config)
-        self._listening = listening
+        self._listening, self._leaving = listening, leaving
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._listening()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        count, is_first = len(self.server_state.tasks), not self.should_exit
+        super().handle_exit(sig, frame)
+        if is_first and count and self._leaving:
+            self._leaving(count)
 
 
 def server_on(
@@ -136,6 +173,7 @@ def server_on(
     token: str | None,
     names: Iterable[str] = (),
     ready: Callable[[str], None] | None = None,
+    leaving: Callable[[int], None] | None = None,
 ) -> uvicorn.Server:
     """Make the server of an app for a taken address, or refuse to open one to strangers."""
     local = ipaddress.ip_address(listener.getsockname()[0]).is_loopback
@@ -144,7 +182,9 @@ def server_on(
     address, known = address_of(listener, host), known_names(names)
     own = LOOPBACK_NAMES | {host.lower(), urlsplit(address).hostname or ""}
     config = uvicorn.Config(
-        SameHost(app, own | known if local or known else None, frozenset() if local else PROBES),
+        Parting(
+            SameHost(app, own | known if local or known else None, frozenset() if local else PROBES)
+        ),
         http=protocol(app.state.service.allowed),
         log_level="warning",
         access_log=False,
@@ -153,7 +193,7 @@ def server_on(
         ws="none",
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    return _Server(config, lambda: ready(address) if ready else None)
+    return _Server(config, lambda: ready(address) if ready else None, leaving)
 
 
 def run(
@@ -164,16 +204,20 @@ def run(
     token: str | None,
     names: Iterable[str] = (),
     ready: Callable[[str], None] | None = None,
+    leaving: Callable[[int], None] | None = None,
     listener: socket.socket | None = None,
 ) -> None:
     """Answer until SIGTERM or Ctrl-C, then end what is under way and return.
 
     `token` is the app's own: without one only loopback is served. `names` are those by which
-    others reach it; by any other it is not reached then. Pass a `listener` from `bind` to hold the
+    others reach it; by any other it is not reached then. `leaving` hears how many requests are under
+    way when it is to end; told so again, it cuts them off. Pass a `listener` from `bind` to hold the
     port while models are loaded.
     """
     with listener or bind(host, port) as door:
-        server = server_on(door, app, host=host, token=token, names=names, ready=ready)
+        server = server_on(
+            door, app, host=host, token=token, names=names, ready=ready, leaving=leaving
+        )
         with _stopped_by_signals(server):
             server.run(sockets=[door])
 

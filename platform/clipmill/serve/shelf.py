@@ -86,9 +86,12 @@ class Shelf:
 
     def load(self) -> None:
         """Load all; it fails only where not one can be loaded."""
-        faults = [fault for place in self._places.values() if (fault := self._load(place))]
-        if len(faults) == len(self._places):
-            raise faults[0]
+        failed = [(place, fault) for place in self._places.values() if (fault := self._load(place))]
+        is_over = len(failed) == len(self._places)
+        for place, _ in failed[is_over:]:  # the first of all is raised, which tells it as well
+            _warn(place)
+        if is_over:
+            raise failed[0][1]
 
     def _load(self, place: _Place) -> Exception | None:
         place.tried_at = time.monotonic()
@@ -97,7 +100,6 @@ class Shelf:
             served = place.source.load()
         except Exception as error:  # a plugin may raise anything, and the others must serve
             place.fault = " ".join(f"{type(error).__name__}: {error}".split())
-            log.warning("model %s cannot be loaded: %s", place.source.name, place.fault)
             return error
         place.served, place.fault = served, ""  # in one step: a request sees the old or the new
         return None
@@ -110,8 +112,8 @@ class Shelf:
             except Exception as error:  # a registry that is away: what is here serves on
                 log.warning("model %s: %s", place.source.name, error)
                 continue
-            if place.is_due(now):
-                self._load(place)
+            if place.is_due(now) and self._load(place):
+                _warn(place)
 
     def watch(self, every_seconds: float) -> None:
         """Refresh again and again, in a thread of its own."""
@@ -158,6 +160,10 @@ class Shelf:
     def faults(self) -> dict[str, str]:
         """Why those that failed did."""
         return {name: place.fault for name, place in self._places.items() if place.fault}
+
+
+def _warn(place: _Place) -> None:
+    log.warning("model %s cannot be loaded: %s", place.source.name, place.fault)
 
 
 def _state(place: _Place) -> str:

@@ -73,7 +73,7 @@ def _session(sweep: Sweep, notes: Ledger, catalog: Catalog, address: str | None)
     on_ray = [given for given in due if given.train.workers]
     count = min(sweep.parallel, len(due))
     if not on_ray and count < 2:
-        cluster.check_used(0, address)
+        cluster.check(0, address)
         yield
         return
     if on_ray and cluster.starts_one(address):
