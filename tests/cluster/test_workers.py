@@ -56,6 +56,38 @@ def test_one_worker_gives_the_weights_of_this_process(
     assert not (tmp_path / "one" / ".ray").exists()
 
 
+def logs_of_controllers() -> set[Path]:
+    """What Ray's library logged in the controllers of all runs of this session."""
+    from ray._private.worker import _global_node
+
+    folder = Path(_global_node.get_logs_dir_path())
+    outs = [at for at in folder.glob("worker-*.out") if "TrainController" in at.read_text()]
+    processes = [at.stem.split("-")[-1] for at in outs]
+    return {at for each in processes for at in folder.glob(f"python-core-worker-*_{each}.log")}
+
+
+def is_running(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_controller_ends_without_destructors_that_may_wait_for_good(
+    dataset: str, tmp_path: Path
+) -> None:
+    before = logs_of_controllers()
+    api.train(run_recipe(dataset, tmp_path, "ended", workers=1, steps=2))
+    (log,) = logs_of_controllers() - before
+    process = int(log.stem.split("_")[-1])
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while is_running(process):
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+    assert "Core worker is destructed" in log.read_text()
+    assert "Destructing CoreWorkerProcessImpl" not in log.read_text()
+
+
 @pytest.mark.slow
 def test_a_driver_killed_in_the_middle_ends_with_the_same_weights(
     dataset: str, tmp_path: Path, trained: dict[str, Any]
