@@ -14,7 +14,6 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -158,11 +157,10 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self._listening()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        count, is_first = len(self.server_state.tasks), not self.should_exit
-        super().handle_exit(sig, frame)
-        if is_first and count and self._leaving:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._leaving and (count := len(self.server_state.tasks)):
             self._leaving(count)
+        await super().shutdown(sockets)
 
 
 def server_on(
