@@ -236,6 +236,22 @@ def test_what_was_stopped_goes_on_from_its_parts(
     alike(rows(out), rows(asked["out"]))
 
 
+def test_a_table_of_which_only_the_joining_was_left_is_joined(
+    model: Model, dataset: str, asked: dict[str, Any], tmp_path: Path
+) -> None:
+    out = str(tmp_path / "unjoined.parquet")
+
+    def stop(_: str, done: int, total: int, figures: Any) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bulk.run(model, dataset, out, workers=0, part_frames=PART, progress=stop)
+    assert not Path(out).exists()
+    assert bulk.run(model, dataset, out)["resumed_records"] == RECORDS
+    alike(rows(out), rows(asked["out"]))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_large_answers_make_small_parts_and_the_same_table(
     model: Model, dataset: str, asked: dict[str, Any], tmp_path: Path, workers: int

@@ -375,6 +375,14 @@ def test_a_decoder_may_hold_the_largest_video_beside_all_that_it_needs(
     assert limits_of(monkeypatch, max_mb=1).cell == usual.cell
 
 
+def test_an_empty_token_is_refused_and_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "clipmill.api.serving._sources", lambda *_: [serve.fixed("still", model_of("still"))]
+    )
+    with pytest.raises(UsageError, match="an empty token"):
+        api.serve(["still"], port=0, token="")
+
+
 def test_tokens_are_long_and_differ() -> None:
     tokens = {serve.new_token() for _ in range(100)}
     assert len(tokens) == 100

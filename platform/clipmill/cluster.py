@@ -68,12 +68,12 @@ def is_named(address: str | None = None) -> bool:
 
 def check(workers: int | None, address: str | None) -> None:
     """Refuse a cluster that nobody would work on, or where nothing listens; None is as many as fit."""
-    if workers != 0 and not _is_up():
-        _knock(_chosen(address))
-    elif workers == 0 and address:
+    if workers == 0 and address:
         raise UsageError(
             f"0 workers, and the cluster at {address}", "workers there, or none and no cluster"
         )
+    if workers != 0 and not _is_up():
+        _knock(_chosen(address))
 
 
 def _knock(address: str) -> None:

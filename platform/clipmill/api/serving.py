@@ -41,11 +41,9 @@ def serve(
     """
     from clipmill import serve as serving
 
-    if token == "":
-        raise UsageError("an empty token", "a secret one, or none given for a new one")
     known = serving.known_names(names)
     with serving.bind(host, port) as listener:  # a port in use is told before models are loaded
-        secret = token or serving.new_token()
+        secret = serving.new_token() if token is None else token
         shelf = serving.Shelf(_sources(versions, galleries or {}, folder, tracking))
         shelf.load()
         allowed = _allowed(max_mb, max_seconds, decoders)

@@ -148,6 +148,8 @@ class _Job:
 
     def run(self, workers: int | None, address: str | None) -> None:
         """Write the parts that are missing."""
+        if not self.todo.pieces:  # broken off when only joining was left
+            return
         self._tell()
         if workers == 0 or (workers is None and self._is_small(address)):
             self._all_of(self._here(), until=self._is_long if workers is None else None)

@@ -4,6 +4,7 @@ The only place that knows Ray Train. What an error of ours says would be said ag
 try, so it ends the run at once; all else is tried again up to `train.max_failures` times.
 """
 
+import atexit
 import os
 import shutil
 import threading
@@ -121,9 +122,6 @@ def _ends_at_its_end() -> list[Any]:
 
     class EndsAtItsEnd(ControllerCallback):  # type: ignore[misc, unused-ignore]
         def after_controller_start(self, train_run_context: Any) -> None:
-            import atexit
-            import os
-
             atexit.register(os._exit, 0)
 
     return [EndsAtItsEnd()]

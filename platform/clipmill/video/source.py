@@ -29,7 +29,7 @@ VideoPacket: TypeAlias = "Packet[VideoStream]"  # generic for type checkers only
 Source = bytes | str | os.PathLike[str]
 
 MAX_PIXELS = 1 << 26  # 8192 x 8192: more is an attack or a mistake
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # read as it loads
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # read by cv2 as it loads
 MAX_STREAMS = 64
 TOO_LARGE = "exceeds specified max pixel count"  # the decoder's words
 NO_MEMORY, NO_PICTURE = "get_buffer() failed", "image parameters invalid"  # its words too
